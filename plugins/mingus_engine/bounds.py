@@ -1,0 +1,73 @@
+"""Every limit of the engine, with the reason for the number. Units are in the names."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- what is compared, compressed and sealed -------------------------------------------------
+
+# Comparison unit of databases: eight 8 KiB pages. 64 KiB stores 14.5 % again where 2.5 % of the pages
+# changed, 1 MiB would store 72 % (DESIGN §4).
+BLOCK_BYTES = 64 * KIB
+# One compressed and sealed blob holds at most this much plain text: above it two zstd threads
+# fight for the cache (PERF.md).
+BLOB_PLAIN_BYTES = 256 * KIB
+# What a reader accepts as a blob's plain length, checked before decompression (DESIGN §4).
+BLOB_PLAIN_MAX_BYTES = 4 * MIB
+# What a worker reads at once: large enough that Python's overhead vanishes, small enough for memory.
+SLAB_BYTES = 4 * MIB
+# A 16-byte keyed BLAKE3 over at most 2^40 blocks collides with probability < 2^-48.
+BLOCK_HASH_BYTES = 16
+
+# --- packs --------------------------------------------------------------------------------------
+
+# S3 costs 7 s of CPU per GB at 256 KiB objects, 1.2-1.6 at 16 MiB and more (PERF.md).
+PACK_MAX_BYTES = 64 * MIB
+# Bounds the directory of a pack of highly compressible data, which is held in memory and must fit
+# one blob: 8,192 blobs of 256 KiB are 2 GiB of plain text and about 1.2 MiB of directory.
+PACK_MAX_BLOBS = 8192
+
+# --- shards ---------------------------------------------------------------------------------------
+
+SHARD_TARGET_BYTES = 128 * KIB
+SHARD_MAX_BYTES = 256 * KIB
+# A file over this has its map (extents, hashes) in blobs of its own, one pair per so many bytes.
+MAP_SPAN_BYTES = 64 * MIB
+# An entry with more inline bytes than this moves its map to blobs too, so that a shard of few
+# fragmented files stays below SHARD_MAX_BYTES.
+ENTRY_INLINE_MAX_BYTES = 32 * KIB
+
+# --- objects --------------------------------------------------------------------------------------
+
+# Header of a sealed object. 1 TB of packs is some 16,000 references of about 120 bytes: 2 MB.
+HEADER_MAX_BYTES = 64 * MIB
+# Sealed body of a manifest: one shard reference per 128 KiB of entries, facts, run keys.
+BODY_MAX_BYTES = 64 * MIB
+
+# --- protocol ---------------------------------------------------------------------------------------
+
+# Writer's and store's clock may differ this much before a commit is refused (DESIGN §4 "Time").
+CLOCK_SKEW_MAX = timedelta(minutes=5)
+# A cleaner spares what an open read run younger than this names.
+READ_RUN_MAX_AGE = timedelta(days=7)
+
+# --- pipeline ---------------------------------------------------------------------------------------
+
+# Two to three threads on two cores were fastest; more only add memory (PERF.md).
+WORKERS_DEFAULT = 3
+QUEUE_ITEMS = 8
+# Restore: ranges of one pack whose gap is at most this are fetched by one read (DESIGN §5).
+FETCH_GAP_BYTES = 512 * KIB
+# ... and one read is at most this large, so that the prefetcher's memory is bounded.
+FETCH_MAX_BYTES = 4 * MIB
+
+# --- PostgreSQL ---------------------------------------------------------------------------------------
+
+PAGE_BYTES = 8192
+# PostgreSQL splits relations into segments of 1 GiB; block numbers in checksums count across them.
+RELATION_SEGMENT_BLOCKS = 131072
+POSTGRES_VERSIONS = range(15, 19)

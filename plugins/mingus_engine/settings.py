@@ -1,0 +1,450 @@
+"""Settings: one YAML file, parsed once into frozen values; an unknown key is an error naming its nearest.
+
+``${NAME}`` and ``${NAME:-default}`` in any string are replaced from the environment. Secrets are never
+written in the file: ``password_env`` / ``password_file`` name where they are. What a PostgreSQL source
+leaves out is taken from ``POSTGRES_HOST/PORT/DB/USER/PASSWORD``, what an S3 repository leaves out from
+``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY`` and ``BACKUP_S3_BUCKET``, the key from ``BACKUP_ENCRYPTION_KEY``.
+``include/config/mingus.yaml`` is the commented example.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import yaml
+
+from mingus_engine import bounds
+from mingus_engine.errors import SettingsError
+
+SOURCE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class Secret:
+    """A secret text that no ``repr``, log or traceback shows; ``reveal()`` gives it to who must have it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The secret itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """How an S3 service is reached.
+
+    :param endpoint: URL of the service; empty = AWS. ``http://`` only with ``tls: false``.
+    :param addressing: ``path`` works with every server; ``virtual`` where a service demands it.
+    :param checksum: ``sha256`` sends ``x-amz-checksum-sha256``, ``md5`` sends ``Content-MD5``, ``none`` reads
+        everything back; the probe at ``init`` proves whether the server enforces it.
+    :param ca_file: PEM of a private certificate authority.
+    """
+
+    bucket: str = "${BACKUP_S3_BUCKET}"
+    prefix: str = ""
+    region: str = "us-east-1"
+    endpoint: str = ""
+    addressing: Literal["path", "virtual"] = "path"
+    checksum: Literal["sha256", "md5", "none"] = "sha256"
+    tls: bool = True
+    ca_file: str = ""
+    access_key_id_env: str = "AWS_ACCESS_KEY_ID"
+    secret_access_key_env: str = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of a variable
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class KeySettings:
+    """Where the key of a repository comes from; the first that is set and opens a slot is used.
+
+    :param environment: name of the variable with 32 bytes (hex or base64) or any passphrase.
+    :param passphrase_env: name of the variable with the passphrase of the passphrase slot.
+    :param passphrase_file: file with the passphrase (one line).
+    """
+
+    environment: str = "BACKUP_ENCRYPTION_KEY"
+    passphrase_env: str = "MINGUS_PASSPHRASE"  # noqa: S105 - the name of a variable
+    passphrase_file: str = ""
+
+
+@dataclass(frozen=True)
+class RepositorySettings:
+    """One repository.
+
+    :param path: directory of a ``local`` store.
+    :param attempts: tries of one store call before it fails (backoff with jitter between them).
+    :param bandwidth_bytes_per_s: limit of the bytes sent and fetched, 0 = none.
+    """
+
+    name: str
+    store: Literal["local", "s3"] = "local"
+    path: str = ""
+    s3: S3Settings = field(default_factory=S3Settings)
+    keys: KeySettings = field(default_factory=KeySettings)
+    attempts: int = 5
+    bandwidth_bytes_per_s: int = 0
+
+
+@dataclass(frozen=True)
+class PostgresConnection:
+    """How a PostgreSQL server is reached; ``host`` may be a directory with its unix socket."""
+
+    host: str = "${POSTGRES_HOST:-localhost}"
+    port: int | str = "${POSTGRES_PORT:-5432}"
+    user: str = "${POSTGRES_USER:-postgres}"
+    dbname: str = "${POSTGRES_DB:-postgres}"
+    password_env: str = "POSTGRES_PASSWORD"  # noqa: S105 - the name of a variable
+    password_file: str = ""
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    sslrootcert: str = ""
+    sslcert: str = ""
+    sslkey: str = ""
+    connect_timeout_s: int = 10
+    password: Secret | None = None
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """SQL that must be true at any consistent moment, e.g. sum of debits = sum of credits.
+
+    :param sql: a query of one row with one boolean.
+    """
+
+    name: str
+    sql: str
+    database: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """SQL whose value is recorded with the LSN at which it was taken, and compared after a restore.
+
+    :param sql: a query of one row with one number or text.
+    :param tolerance: how far a number may lie from the recorded one when something was written in between;
+        a text must then merely be there. Relative when ``tolerance_relative`` (0.01 = 1 %), else absolute.
+    """
+
+    name: str
+    sql: str
+    database: str = ""
+    tolerance: float = 0.0
+    tolerance_relative: bool = False
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """How restore tests of a source run.
+
+    :param repository: which repository is tested; empty = the last one of the shipping chain.
+    :param scratch_directory: where it is restored to; empty = ``<state_directory>/scratch``.
+    :param run_as: operating-system user of the throw-away server when the engine is root.
+    :param amcheck: run ``pg_amcheck --heapallindexed --parent-check``.
+    """
+
+    repository: str = ""
+    level: Literal["L0", "L1", "L2", "L3", "L4"] = "L4"
+    scratch_directory: str = ""
+    run_as: str = "postgres"
+    amcheck: bool = True
+    start_timeout_s: int = 3600
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """One source.
+
+    :param id: ``[a-z0-9][a-z0-9-]{0,62}``; never changed, never used for another source.
+    :param transport: ``local`` reads the data directory, ``replication`` uses ``BASE_BACKUP``.
+    :param data_directory: of a ``local`` source; empty = asked from the server.
+    :param repository: the first repository; ``ship_to`` the chain of others, in order.
+    :param compression_level: zstd; 1 is fastest, 3 stores some percent less.
+    :param bin_directory: directory of PostgreSQL's programs for restore tests; empty = found by version.
+    """
+
+    id: str
+    kind: Literal["postgres"] = "postgres"
+    transport: Literal["local", "replication"] = "local"
+    connection: PostgresConnection = field(default_factory=PostgresConnection)
+    airflow_connection: str = ""
+    data_directory: str = ""
+    repository: str = ""
+    ship_to: tuple[str, ...] = ()
+    workers: int = bounds.WORKERS_DEFAULT
+    compression_level: int = 1
+    verify_page_checksums: bool = True
+    max_rate_bytes_per_s: int = 0
+    predicates: tuple[Predicate, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    verify: VerifySettings = field(default_factory=VerifySettings)
+    bin_directory: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything. ``state_directory`` holds spool, cache and pins; it is safe to lose, except the pins.
+
+    :param installation_fingerprint: SHA-256 (hex) of the installation's public signing key, from `mingus init`;
+        empty = the fingerprint noted in the state directory at ``init`` or at first use.
+    :param spool_directory: ciphertext on its way; empty = ``<state_directory>/spool``.
+    """
+
+    time_zone: str = "UTC"
+    state_directory: str = "./state"
+    spool_directory: str = ""
+    installation_fingerprint: str = ""
+    repositories: tuple[RepositorySettings, ...] = ()
+    sources: tuple[SourceSettings, ...] = ()
+    schedules: Mapping[str, str] = field(default_factory=dict)
+    airflow: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def state_path(self) -> Path:
+        """The state directory."""
+        return Path(self.state_directory)
+
+    @property
+    def spool_path(self) -> Path:
+        """The spool directory."""
+        return Path(self.spool_directory) if self.spool_directory else self.state_path / "spool"
+
+    def source(self, source_id: str) -> SourceSettings:
+        """The source *source_id*.
+
+        :raises SettingsError: there is none of that name (the nearest is named).
+        """
+        return _named("source", source_id, {s.id: s for s in self.sources})
+
+    def repository(self, name: str) -> RepositorySettings:
+        """The repository *name*.
+
+        :raises SettingsError: there is none of that name (the nearest is named).
+        """
+        return _named("repository", name, {r.name: r for r in self.repositories})
+
+    def chain(self, source_id: str) -> tuple[str, ...]:
+        """Names of the repositories of a source: the first one, then the shipping chain."""
+        source = self.source(source_id)
+        first = source.repository or self.repositories[0].name
+        return (first, *(name for name in source.ship_to if name != first))
+
+    def with_source(self, source: SourceSettings) -> Settings:
+        """These settings with one source replaced (a caller that resolved its connection)."""
+        return dataclasses.replace(self, sources=tuple(source if s.id == source.id else s for s in self.sources))
+
+
+def load(path: Path | str | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings of *path*, or of ``MINGUS_CONFIG``, or of ``include/config/mingus.yaml``.
+
+    :raises SettingsError: not there, not YAML, an unknown key, a wrong value; the message names the place.
+    """
+    environ = os.environ if environ is None else environ
+    chosen = Path(path or environ.get("MINGUS_CONFIG") or "include/config/mingus.yaml")
+    try:
+        text = chosen.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read settings {chosen}: {error.strerror}", hint="name the file by --config or MINGUS_CONFIG"
+        ) from None
+    return parse(text, where=str(chosen), environ=environ, base=chosen.parent)
+
+
+def parse(
+    text: str, *, where: str = "settings", environ: Mapping[str, str] | None = None, base: Path | None = None
+) -> Settings:
+    """Parse YAML *text*. Relative paths are taken from *base* (the settings file's directory).
+
+    :raises SettingsError: see :func:`load`.
+    """
+    environ = os.environ if environ is None else environ
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise SettingsError(f"{where}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(document, dict):
+        raise SettingsError(f"{where}: must be a mapping of settings")
+    settings = typing.cast(Settings, _build(Settings, document, where, environ))
+    if base is not None:
+        settings = _absolute(settings, base.absolute())
+    _check(settings, where)
+    return settings
+
+
+def read_secret(
+    environ_name: str, file_name: str = "", *, environ: Mapping[str, str] | None = None, what: str = "secret"
+) -> Secret | None:
+    """The secret of a variable, else of a file (its first line), else ``None``.
+
+    :raises SettingsError: the file is named but cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    if environ_name and environ.get(environ_name):
+        return Secret(environ[environ_name])
+    if file_name:
+        try:
+            return Secret(Path(file_name).read_text(encoding="utf-8").splitlines()[0])
+        except (OSError, IndexError):
+            raise SettingsError(f"cannot read the {what} from file {file_name}") from None
+    return None
+
+
+def _named(kind: str, name: str, known: Mapping[str, Any]) -> Any:
+    if name in known:
+        return known[name]
+    raise SettingsError(f"no {kind} named {name!r} in the settings{_nearest(name, known)}")
+
+
+def _nearest(key: str, known: typing.Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names) or 'none'}"
+
+
+def _build(cls: type, raw: Any, where: str, environ: Mapping[str, str]) -> Any:
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{where}: must be a mapping, not {type(raw).__name__}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if hints[f.name] != Secret | None}
+    for key in raw:
+        if key not in fields:
+            raise SettingsError(f"{where}: unknown key {str(key)!r}{_nearest(str(key), fields)}")
+    values = {}
+    for name, spec in fields.items():
+        place = f"{where}.{name}"
+        if name in raw and raw[name] is not None:
+            values[name] = _convert(hints[name], raw[name], place, environ)
+        elif spec.default is not dataclasses.MISSING:
+            values[name] = _convert(hints[name], spec.default, place, environ)
+        elif spec.default_factory is not dataclasses.MISSING:
+            default = spec.default_factory()
+            values[name] = _build(type(default), {}, place, environ) if dataclasses.is_dataclass(default) else default
+        else:
+            raise SettingsError(f"{where}: missing key {name!r}")
+    return cls(**values)
+
+
+def _convert(hint: Any, raw: Any, where: str, environ: Mapping[str, str]) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), raw, where, environ)
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        if not isinstance(raw, list | tuple):
+            raise SettingsError(f"{where}: must be a list, not {type(raw).__name__}")
+        return tuple(_convert(item, value, f"{where}[{i}]", environ) for i, value in enumerate(raw))
+    if isinstance(raw, str):
+        raw = _expand(raw, environ)
+    if origin is Literal:
+        if raw not in typing.get_args(hint):
+            raise SettingsError(f"{where}: {raw!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
+        return raw
+    if origin in (typing.Union, types.UnionType):  # only `int | str`: a number that may be a ${VARIABLE}
+        hint = int
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(raw, dict):
+            raise SettingsError(f"{where}: must be a mapping, not {type(raw).__name__}")
+        return raw
+    return _scalar(hint, raw, where)
+
+
+def _scalar(hint: type, raw: Any, where: str) -> Any:
+    if hint is bool and isinstance(raw, bool):
+        return raw
+    if hint is str and isinstance(raw, str | int | float) and not isinstance(raw, bool):
+        return str(raw)
+    if hint in (int, float) and not isinstance(raw, bool):
+        try:
+            return hint(raw)
+        except (TypeError, ValueError):
+            pass
+    raise SettingsError(f"{where}: {raw!r} is not a valid {hint.__name__}")
+
+
+def _expand(text: str, environ: Mapping[str, str]) -> str:
+    return _VARIABLE.sub(lambda m: environ.get(m[1]) or m[2] or "", text)
+
+
+def _absolute(settings: Settings, base: Path) -> Settings:
+    def absolute(path: str) -> str:
+        return str(base / Path(path).expanduser()) if path else ""
+
+    return dataclasses.replace(
+        settings,
+        state_directory=absolute(settings.state_directory),
+        spool_directory=absolute(settings.spool_directory),
+        repositories=tuple(dataclasses.replace(r, path=absolute(r.path)) for r in settings.repositories),
+    )
+
+
+def _check(settings: Settings, where: str) -> None:
+    try:
+        ZoneInfo(settings.time_zone)
+    except (KeyError, ValueError, OSError):
+        raise SettingsError(f"{where}.time_zone: {settings.time_zone!r} is not a time zone") from None
+    for kind, names in (
+        ("repository", [r.name for r in settings.repositories]),
+        ("source", [s.id for s in settings.sources]),
+    ):
+        for name in names:
+            if SOURCE_ID.fullmatch(name) is None:
+                raise SettingsError(f"{where}: {kind} name {name!r} must be [a-z0-9][a-z0-9-]{{0,62}}")
+            if names.count(name) > 1:
+                raise SettingsError(f"{where}: two {kind} entries are named {name!r}")
+    _check_places(settings, where)
+    for source in settings.sources:
+        for name in (source.repository, source.verify.repository, *source.ship_to):
+            if name:
+                settings.repository(name)
+        if not settings.repositories:
+            raise SettingsError(f"{where}: source {source.id!r} has no repository to go to")
+        if not 1 <= source.workers <= 64:
+            raise SettingsError(f"{where}: workers of source {source.id!r} must be 1 to 64")
+        if not 1 <= source.compression_level <= 19:
+            raise SettingsError(f"{where}: compression_level of source {source.id!r} must be 1 to 19")
+
+
+def _check_places(settings: Settings, where: str) -> None:
+    places: dict[tuple[str, ...], str] = {}
+    for repository in settings.repositories:
+        if repository.store == "local":
+            if not repository.path:
+                raise SettingsError(f"{where}: repository {repository.name!r} needs a path")
+            place: tuple[str, ...] = ("local", os.path.realpath(repository.path))
+        else:
+            if not repository.s3.bucket:
+                raise SettingsError(f"{where}: repository {repository.name!r} needs s3.bucket or BACKUP_S3_BUCKET")
+            if repository.s3.tls and repository.s3.endpoint.startswith("http://"):
+                raise SettingsError(f"{where}: repository {repository.name!r} has an http:// endpoint but tls is on")
+            place = ("s3", repository.s3.endpoint, repository.s3.bucket, repository.s3.prefix.strip("/"))
+        if place in places:
+            raise SettingsError(
+                f"{where}: repositories {places[place]!r} and {repository.name!r} have the same place {place[-1]!r}"
+            )
+        places[place] = repository.name
