@@ -1,0 +1,50 @@
+# Few verbs. Everything runs inside .venv, which the first of them makes.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-down test check bench soak lock clean
+
+PY := .venv/bin/python
+# A test process per core, but two at least: the tests wait for servers more than they compute.
+WORKERS ?= 2
+PYTEST_ARGS ?=
+export PYTHONPATH := plugins:.
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv and install the Debian packages that tests and checks need
+	@scripts/setup.sh dev
+
+demo: ## a ledger database, backed up, shipped, restored and proven by Airflow; Ctrl-C ends it
+	@scripts/setup.sh demo
+	@exec $(PY) -m demo up
+
+demo-down: ## remove everything the demo made
+	@scripts/setup.sh demo
+	@$(PY) -m demo down
+
+test: ## run all tests (WORKERS=2, PYTEST_ARGS="-k name")
+	@scripts/setup.sh dev
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+check: ## lint, format, types, layers, locks, secrets: no test is run
+	@scripts/setup.sh dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PY) scripts/check_tree.py
+
+bench: ## side by side with pgBackRest and restic; writes the report in benchmarks/
+	@scripts/setup.sh bench
+	$(PY) -m benchmarks
+
+soak: ## the long tests that `make test` leaves out
+	@scripts/setup.sh dev
+	$(PY) -m pytest -m soak $(PYTEST_ARGS)
+
+lock: ## resolve requirements*.in again and write the hash-pinned locks
+	@scripts/lock.sh
+
+clean: ## remove .venv and caches (not the demo: make demo-down)
+	rm -rf .venv .setup.lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
