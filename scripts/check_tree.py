@@ -1,7 +1,7 @@
 """Checks on the tracked files that no linter makes: nothing of this machine, no registry, no secret, locks with hashes.
 
-Prints one line per finding, ``path:line: what``, and ends with 1 if there is any. A line that only looks like a secret (a test
-vector of an RFC, say) carries the words ``not a secret`` in a comment.
+Prints one line per finding, ``path:line: what``, and ends with 1 if there is any. A line that only looks like a
+secret (a test vector of an RFC, say) carries the words ``not a secret`` in a comment.
 """
 
 import os
@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Written in two halves, so that this file passes its own check. Clones build behind mirrors: a host written down here would be
-# the wrong one there, and hashes, not hosts, are what the locks trust.
+# Written in two halves, so that this file passes its own check. Clones build behind mirrors: a host written down here
+# would be the wrong one there, and hashes, not hosts, are what the locks trust.
 REGISTRY_HOSTS = [
     "py" + "pi.org",
     "python" + "hosted.org",

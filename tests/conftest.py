@@ -1,0 +1,39 @@
+"""What every test shares: the fixtures of tests.support and hypothesis' settings."""
+
+import hypothesis
+
+from tests.support.fixtures import (
+    make_cluster,
+    moto_s3,
+    moto_s3_server,
+    pg,
+    pg15,
+    pg16,
+    pg18,
+    pg_version,
+    pg_versions,
+    rclone_s3,
+    rclone_s3_server,
+    session_directory,
+    workspace,
+)
+
+__all__ = [
+    "make_cluster",
+    "moto_s3",
+    "moto_s3_server",
+    "pg",
+    "pg15",
+    "pg16",
+    "pg18",
+    "pg_version",
+    "pg_versions",
+    "rclone_s3",
+    "rclone_s3_server",
+    "session_directory",
+    "workspace",
+]
+
+# A loaded two-core machine makes any time limit per example a false alarm; pytest-timeout bounds the test.
+hypothesis.settings.register_profile("mingus", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("mingus")

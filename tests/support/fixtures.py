@@ -1,0 +1,117 @@
+"""The fixtures of this package, for tests/conftest.py.
+
+===================  ========  ========================================================================================
+``session_directory`` session  root of everything below; removed at the end
+``workspace``         test     an empty folder the unprivileged user can pass; removed after the test
+``pg_versions``       session  ``{15: PgVersion, 16: ..., 18: ...}``
+``pg_version``        test     one ``PgVersion`` at a time: runs the test for all three
+``pg15 pg16 pg18``    session  a running cluster, shared: use ``temporary_database()`` and leave it as it was
+``pg``                test     ``pg15``, ``pg16``, ``pg18`` in turn
+``make_cluster``      test     ``make_cluster(18, checksums=False)``: an own running cluster, to break at will
+``rclone_s3``         test     a fresh bucket of a shared ``rclone serve s3``
+``moto_s3``           test     a fresh bucket of a shared ``moto_server``
+===================  ========  ========================================================================================
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import directories
+from tests.support.pg_versions import MAJORS, PgVersion, find_versions
+from tests.support.postgres import PgCluster
+from tests.support.s3 import S3Bucket, S3Server, moto_server, rclone_server
+
+MakeCluster = Callable[..., PgCluster]
+
+
+@pytest.fixture(scope="session")
+def session_directory() -> Iterator[Path]:
+    root = directories.make_root()
+    yield root
+    directories.remove(root)
+
+
+@pytest.fixture
+def workspace(session_directory: Path) -> Iterator[Path]:
+    # Short, whatever the test's name: a Unix socket's path may have 107 bytes.
+    path = next(p for i in count() if not (p := session_directory / f"w{i}").exists())
+    directories.make_directory(path)
+    yield path
+    directories.remove(path)
+
+
+@pytest.fixture(scope="session")
+def pg_versions(session_directory: Path) -> dict[int, PgVersion]:
+    return find_versions(session_directory)
+
+
+@pytest.fixture(params=MAJORS, ids=lambda major: f"pg{major}")
+def pg_version(request: pytest.FixtureRequest, pg_versions: dict[int, PgVersion]) -> PgVersion:
+    return pg_versions[request.param]
+
+
+def _shared_cluster(major: int, versions: dict[int, PgVersion], root: Path) -> Iterator[PgCluster]:
+    with PgCluster.create(versions[major], root / f"pg{major}") as cluster:
+        yield cluster.start()
+
+
+@pytest.fixture(scope="session")
+def pg15(pg_versions: dict[int, PgVersion], session_directory: Path) -> Iterator[PgCluster]:
+    yield from _shared_cluster(15, pg_versions, session_directory)
+
+
+@pytest.fixture(scope="session")
+def pg16(pg_versions: dict[int, PgVersion], session_directory: Path) -> Iterator[PgCluster]:
+    yield from _shared_cluster(16, pg_versions, session_directory)
+
+
+@pytest.fixture(scope="session")
+def pg18(pg_versions: dict[int, PgVersion], session_directory: Path) -> Iterator[PgCluster]:
+    yield from _shared_cluster(18, pg_versions, session_directory)
+
+
+@pytest.fixture(params=MAJORS, ids=lambda major: f"pg{major}")
+def pg(request: pytest.FixtureRequest) -> PgCluster:
+    cluster: PgCluster = request.getfixturevalue(f"pg{request.param}")
+    return cluster
+
+
+@pytest.fixture
+def make_cluster(pg_versions: dict[int, PgVersion], workspace: Path) -> Iterator[MakeCluster]:
+    with ExitStack() as clusters:
+        numbers = count()
+
+        def make(major: int, *, start: bool = True, **options: Any) -> PgCluster:
+            """An own cluster of a version; ``options`` as for ``PgCluster.create``. Stopped after the test."""
+            cluster = PgCluster.create(pg_versions[major], workspace / f"c{next(numbers)}", **options)
+            clusters.enter_context(cluster)
+            return cluster.start() if start else cluster
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def rclone_s3_server(session_directory: Path) -> Iterator[S3Server]:
+    with rclone_server(session_directory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_s3_server(session_directory: Path) -> Iterator[S3Server]:
+    with moto_server(session_directory) as server:
+        yield server
+
+
+@pytest.fixture
+def rclone_s3(rclone_s3_server: S3Server) -> S3Bucket:
+    return rclone_s3_server.new_bucket()
+
+
+@pytest.fixture
+def moto_s3(moto_s3_server: S3Server) -> S3Bucket:
+    return moto_s3_server.new_bucket()
