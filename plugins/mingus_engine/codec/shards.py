@@ -1,0 +1,111 @@
+"""Shards: entries in path order, cut where the paths say, so that one insertion moves no other cut.
+
+Plain form (little-endian)::
+
+    u16 version · u16 runs · u32 entries · runs (16 each) · records (56 each) · heap
+    record: u8 kind · u8 zero · u16 path length · u16 target length · u16 extra length · u32 mode · u32 uid · u32 gid ·
+            u64 size · i64 mtime ns · u32 extents · u32 hashes · u32 map pairs · u32 zero
+    heap, per entry: path · target · extra · extents (32 each) · hashes (16 each) · map pairs (32 each)
+
+A cut is made before an entry whose keyed path hash ends in ``cut_bits`` zero bits, or when the shard would pass its maximum.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from blake3 import blake3
+
+from mingus_engine import bounds
+from mingus_engine.codec.entries import EXTENT, LOCATION, Entry, RunTable, renumber_extents, renumber_maps
+from mingus_engine.errors import Damaged, FormatTooNew
+
+VERSION = 1
+_HEAD = struct.Struct("<HHI")
+_RECORD = struct.Struct("<BBHHHIIIQqIIII")
+_MAP_PAIR = 2 * LOCATION.size
+
+
+def is_cut(path: bytes, hash_key: bytes, cut_bits: int) -> bool:
+    """Whether a shard begins with *path*."""
+    digest = int.from_bytes(blake3(path, key=hash_key).digest(length=8), "little")
+    return digest & ((1 << cut_bits) - 1) == 0
+
+
+def encoded_bytes(entry: Entry) -> int:
+    """How much *entry* adds to a shard."""
+    variable = (entry.path, entry.target, entry.extra, entry.extents, entry.hashes, entry.maps)
+    return _RECORD.size + sum(map(len, variable))
+
+
+def cut(entries: Iterable[Entry], table: RunTable, hash_key: bytes, cut_bits: int) -> Iterator[tuple[bytes, bytes]]:
+    """Shards of *entries* (ascending by path, run numbers of *table*): pairs of first path and plain form."""
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        more = encoded_bytes(entry)
+        if batch and (size + more > bounds.SHARD_MAX_BYTES - 4096 or is_cut(entry.path, hash_key, cut_bits)):
+            yield batch[0].path, encode(batch, table)
+            batch, size = [], 0
+        batch.append(entry)
+        size += more
+    if batch:
+        yield batch[0].path, encode(batch, table)
+
+
+def encode(entries: list[Entry], table: RunTable) -> bytes:
+    """The plain form of one shard; it gets a run table of its own, in order of first use."""
+    own = RunTable()
+    records = bytearray()
+    heap = bytearray()
+    for e in entries:
+        what = e.path.decode("utf-8", "replace")
+        extents = renumber_extents(e.extents, table, own, what)
+        maps = renumber_maps(e.maps, table, own, what)
+        records += _RECORD.pack(
+            e.kind, 0, len(e.path), len(e.target), len(e.extra), e.mode, e.uid, e.gid, e.size, e.mtime_ns,
+            len(extents) // EXTENT.size, len(e.hashes) // bounds.BLOCK_HASH_BYTES, len(maps) // _MAP_PAIR, 0,
+        )  # fmt: skip
+        heap += b"".join((e.path, e.target, e.extra, extents, e.hashes, maps))
+    return _HEAD.pack(VERSION, len(own), len(entries)) + own.encode() + bytes(records) + bytes(heap)
+
+
+def decode(raw: bytes, what: str) -> tuple[RunTable, list[Entry]]:
+    """The entries of a shard and its run table.
+
+    :raises FormatTooNew: a newer version. :raises Damaged: not well-formed, or not in path order.
+    """
+    if len(raw) < _HEAD.size:
+        raise Damaged(f"{what}: shorter than its head")
+    version, runs, count = _HEAD.unpack_from(raw)
+    if version > VERSION:
+        raise FormatTooNew(f"{what}: shard version {version}, this program knows {VERSION}")
+    record_at = _HEAD.size + runs * 16
+    at = record_at + count * _RECORD.size
+    if at > len(raw):
+        raise Damaged(f"{what}: {len(raw)} bytes do not hold {count} entries")
+    table = RunTable.decode(raw[_HEAD.size :], runs)
+    entries: list[Entry] = []
+
+    def take(length: int) -> bytes:
+        nonlocal at
+        at += length
+        if at > len(raw):
+            raise Damaged(f"{what}: ends inside an entry")
+        return raw[at - length : at]
+
+    for i in range(count):
+        fields = _RECORD.unpack_from(raw, record_at + i * _RECORD.size)
+        kind, _, path, target, extra, mode, uid, gid, size, mtime_ns, extents, hashes, maps, _ = fields
+        entry = Entry(
+            path=take(path), kind=kind, mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, size=size,
+            target=take(target), extra=take(extra), extents=take(extents * EXTENT.size),
+            hashes=take(hashes * bounds.BLOCK_HASH_BYTES), maps=take(maps * _MAP_PAIR),
+        )  # fmt: skip
+        if entries and entry.path <= entries[-1].path:
+            raise Damaged(f"{what}: entries are not in path order")
+        entries.append(entry)
+    if at != len(raw):
+        raise Damaged(f"{what}: {len(raw) - at} bytes behind the last entry")
+    return table, entries
