@@ -28,11 +28,7 @@ test: ## run all tests (WORKERS=2, PYTEST_ARGS="-k name")
 
 check: ## lint, format, types, layers, locks, secrets: no test is run
 	@scripts/setup.sh dev
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
-	.venv/bin/lint-imports
-	$(PY) scripts/check_tree.py
+	@scripts/check.sh
 
 bench: ## side by side with pgBackRest and restic; writes the report in benchmarks/
 	@scripts/setup.sh bench
