@@ -31,9 +31,13 @@ class Compressor:
 
     def plain_form(self, data: bytes | memoryview) -> bytes:
         """*data* with its prefix, compressed where that helps."""
+        if len(data) > bounds.BLOB_PLAIN_MAX_BYTES:
+            raise ValueError(f"blob of {len(data)} bytes is over {bounds.BLOB_PLAIN_MAX_BYTES}")
+        return self.plain_form_long(data)
+
+    def plain_form_long(self, data: bytes | memoryview) -> bytes:
+        """The same for bodies of objects, which have a bound of their own (``bounds.BODY_MAX_BYTES``)."""
         length = len(data)
-        if length > bounds.BLOB_PLAIN_MAX_BYTES:
-            raise ValueError(f"blob of {length} bytes is over {bounds.BLOB_PLAIN_MAX_BYTES}")
         packed = self._zstd.compress(data)
         if len(packed) < length - (length >> _GAIN_SHIFT):
             return PREFIX.pack(ZSTD, length) + packed

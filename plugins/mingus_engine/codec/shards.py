@@ -2,7 +2,7 @@
 
 Plain form (little-endian)::
 
-    u16 version · u16 runs · u32 entries · runs (16 each) · records (56 each) · heap
+    u16 version · u16 runs · u32 entries · runs (16 each) · records (52 each) · heap
     record: u8 kind · u8 zero · u16 path length · u16 target length · u16 extra length · u32 mode · u32 uid · u32 gid ·
             u64 size · i64 mtime ns · u32 extents · u32 hashes · u32 map pairs · u32 zero
     heap, per entry: path · target · extra · extents (32 each) · hashes (16 each) · map pairs (32 each)
