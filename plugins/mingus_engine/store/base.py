@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Protocol, runtime_checkable
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,254})*")
 
 #: What can be put: bytes, or a file open for reading whose whole content (from 0 to ``size``) is the object.
 Body = bytes | bytearray | memoryview | BinaryIO
@@ -88,11 +88,26 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
+def is_name(name: str) -> bool:
+    """Whether *name* is a valid object name: no part empty, hidden or over 255 (file systems), at most 900 in all."""
+    return len(name) <= 900 and _NAME.fullmatch(name) is not None
+
+
 def checked_name(name: str) -> str:
     """*name*, if it is a valid object name.
 
     :raises ValueError: it is not: absolute, ``..``, empty part, or another character.
     """
-    if len(name) > 900 or _NAME.fullmatch(name) is None:
+    if not is_name(name):
         raise ValueError(f"not an object name: {name[:120]!r}")
     return name
+
+
+def checked_prefix(prefix: str) -> str:
+    """*prefix*, if an object name can start with it; ``""`` is the prefix of all.
+
+    :raises ValueError: no name can: a slip of the caller, which must not read as "no objects".
+    """
+    if prefix and not is_name(prefix.removesuffix("/")):
+        raise ValueError(f"no object name starts with {prefix[:120]!r}")
+    return prefix
