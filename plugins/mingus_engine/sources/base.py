@@ -20,8 +20,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+# Re-exported: sources and targets, which do not know each other, report in the same type.
+from mingus_engine.checks import Check as Check  # noqa: PLC0414
 
 
 class FileKind(enum.IntEnum):
@@ -74,16 +77,6 @@ class Item(Protocol):
 
     def release(self) -> None:
         """The worker is done with the bytes; idempotent."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked. ``ok=False`` on a backup flags the snapshot; details are small and plain."""
-
-    name: str
-    ok: bool
-    detail: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
