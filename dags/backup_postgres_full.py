@@ -1,0 +1,100 @@
+"""# Full backup of every PostgreSQL source, shipped and proven
+
+Runs nightly. For each source on its own: **back up → ship → verify**. One source's failure does not stop another's. A
+night is good when every `verify` is green: the snapshot was restored from the *last* repository of the chain, started,
+and its numbers were right.
+
+* `select_sources` — the sources of the settings, or those of the parameter *sources*. Red: a misspelt source.
+* `source.back_up` — reads the cluster once, encrypts, stores in the first repository, WAL included. Red: nothing was
+  committed; look at the server, its rights, the repository's disk.
+* `source.ship` — copies to each further repository of the chain. Red: **the backup itself is safe** in the first one;
+  look at the network, credentials or space of the destination.
+* `source.verify` — restores to a scratch directory, starts a server on it, checks pages, indexes and the invariants of
+  the settings, and records the time it took (RTO). Red: **look at once**; either the worker lacks room or programs, or
+  the copy is not good.
+
+## It is red. What now?
+1. Open the task's **Logs**: the last lines say what failed, on which object, and a *hint*. **Report**, the button on
+   the task's page, shows what a finished task returned.
+2. *"may pass by itself"*: Airflow tries again, later each time. *"not retried"*: mend the cause, then **Clear** the
+   task; those after it follow. A retry stores again only what is missing; nothing half-written counts as a backup.
+3. The same by hand, on the machine of the worker, also when Airflow is down:
+
+```
+mingus check ledger            # rights, slot, checksums, space, a WAL round trip
+mingus list ledger             # snapshots, and which of them are proven
+mingus backup ledger
+mingus ship ledger
+mingus verify ledger           # --level L1 compares all stored bytes without restoring
+mingus restore ledger --to /empty/directory
+```
+
+Never delete anything in a repository to "make it work". If `verify` says *damaged*, the other repositories are likely
+intact: `mingus verify ledger --repository primary`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import DAG, Param, task, task_group
+
+from mingus_airflow.operators import EncryptAndShipOperator, PgBaseBackupOperator, RestoreVerifyOperator
+from mingus_airflow.selection import select_sources
+from mingus_airflow.wiring import load_settings, schedule, wiring
+
+SETTINGS = load_settings()
+WIRING = wiring(SETTINGS)
+SOURCES = [source.id for source in SETTINGS.sources if source.kind == "postgres"]
+
+with DAG(
+    dag_id="backup_postgres_full",
+    doc_md=__doc__,
+    schedule=schedule(SETTINGS, "backup_postgres_full", default="0 2 * * *"),
+    start_date=pendulum.datetime(2026, 1, 1, tz=SETTINGS.time_zone),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=36),
+    tags=["mingus", "backup", "postgres"],
+    default_args={"owner": "mingus"},
+    params={
+        "sources": Param(
+            [],
+            type="array",
+            title="Sources",
+            description="Only these; none chosen = all.",
+            items={"type": "string", "enum": SOURCES},
+            examples=SOURCES,
+        ),
+        "level": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "L0", "L1", "L2", "L3", "L4"],
+            title="Level of the verification",
+            description="Default: as the source's settings say (L4 = restored, started, checked).",
+        ),
+    },
+):
+
+    @task(task_id="select_sources", retries=0)
+    def choose(params: dict) -> list[str]:
+        """Which sources this run covers."""
+        return select_sources(SOURCES, params["sources"])
+
+    @task_group(group_id="source")
+    def prove(source: str) -> None:
+        """One source: back up, ship along its chain, prove the last copy."""
+        shown = {"source": source, "map_index_template": "{{ task.source }}"}
+        backup = PgBaseBackupOperator(task_id="back_up", **shown, **WIRING.arguments("back_up"))
+        ship = EncryptAndShipOperator(task_id="ship", snapshot=backup.output, **shown, **WIRING.arguments("ship"))
+        verify = RestoreVerifyOperator(
+            task_id="verify",
+            snapshot=backup.output,
+            level="{{ params.level or '' }}",
+            **shown,
+            **WIRING.arguments("verify"),
+        )
+        backup >> ship >> verify
+
+    prove.expand(source=choose())

@@ -1,0 +1,7 @@
+"""Operators: each runs one job of the engine for one source and returns its report."""
+
+from mingus_airflow.operators.encrypt_and_ship import EncryptAndShipOperator
+from mingus_airflow.operators.pg_base_backup import PgBaseBackupOperator
+from mingus_airflow.operators.restore_verify import RestoreVerifyOperator
+
+__all__ = ["EncryptAndShipOperator", "PgBaseBackupOperator", "RestoreVerifyOperator"]

@@ -1,0 +1,79 @@
+"""What every operator does around its job: settings, connection, secrets, progress, cancelling, failures, metrics."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator
+
+from mingus_airflow import connections, metrics
+from mingus_airflow.failures import translated
+from mingus_airflow.links import ReportLink
+from mingus_airflow.running import JobRunner, provenance_of
+from mingus_airflow.wiring import load_settings, wiring
+from mingus_engine.jobs.context import JobContext, Report
+from mingus_engine.settings import Settings
+
+
+class EngineOperator(BaseOperator):
+    """Base of the operators: one engine job for one source.
+
+    :param source: id of the source in the settings. (templated)
+    :param settings_file: path; default ``MINGUS_CONFIG``, else ``include/config/mingus.yaml``. (templated)
+    """
+
+    # The job's verb, as in logs and metrics.
+    verb: ClassVar[str]
+    template_fields: Sequence[str] = ("source", "settings_file")
+    operator_extra_links = (ReportLink(),)
+    ui_fgcolor = "#ffffff"
+
+    def __init__(self, *, source: str, settings_file: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.source = source
+        self.settings_file = settings_file
+        self._runner: JobRunner | None = None
+        self._killed = False
+
+    def run_job(self, settings: Settings, context: JobContext) -> Report:
+        """Call the engine's job; a subclass's whole purpose."""
+        raise NotImplementedError
+
+    def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the job and return its report.
+
+        :raises AirflowException: it failed and may be tried again.
+        :raises AirflowFailException: it failed and would again.
+        """
+        tags = {"system": self.source, "kind": "full"}
+        try:
+            with translated(self.log, f"{self.verb} {self.source}"):
+                settings = connections.resolve(load_settings(self.settings_file), self.source)
+                connections.mask_secrets(settings, self.source)
+                self._runner = JobRunner(
+                    provenance=provenance_of(context, socket.gethostname()),
+                    log=self.log,
+                    interval_s=wiring(settings).progress_interval_s,
+                )
+                if self._killed:
+                    self._runner.cancel()
+                report = self._runner.run(lambda job: self.run_job(settings, job)).as_dict()
+        except BaseException:
+            metrics.failed(self.verb, tags)
+            raise
+        metrics.succeeded(self.verb, report, tags)
+        self.log.info("report: %s", report)
+        return report
+
+    def on_kill(self) -> None:
+        """Stop the job and let it clean up (backup mode, slot, scratch server and directory); also before it began."""
+        self._killed = True
+        if self._runner is not None:
+            self._runner.cancel()
+
+
+def snapshot_id(snapshot: str | Mapping[str, Any] | None) -> str | None:
+    """The snapshot's ULID, of itself or of the report of the task before, ``None`` for an empty text."""
+    return (snapshot["snapshot"] if isinstance(snapshot, Mapping) else snapshot) or None

@@ -1,0 +1,27 @@
+"""Back up a PostgreSQL cluster into the source's first repository."""
+
+from __future__ import annotations
+
+from mingus_airflow.operators.base import EngineOperator
+from mingus_engine.jobs.context import JobContext, Report
+from mingus_engine.settings import Settings
+
+
+class PgBaseBackupOperator(EngineOperator):
+    """Takes a full backup: read once, compressed and encrypted before it rests, WAL included.
+
+    Returns the report of ``mingus_engine.jobs.back_up``: ``snapshot`` (ULID), sizes, ratio, LSNs, duration, findings.
+    A retry starts a new run that reuses what the failed one stored.
+
+    :param source: id of a ``postgres`` source in the settings. (templated)
+    :param settings_file: path; default ``MINGUS_CONFIG``, else ``include/config/mingus.yaml``. (templated)
+    """
+
+    verb = "backup"
+    ui_color = "#2f6f9f"
+
+    def run_job(self, settings: Settings, context: JobContext) -> Report:
+        """Run the ``back_up`` job."""
+        from mingus_engine.jobs.back_up import back_up
+
+        return back_up(settings, self.source, context=context)

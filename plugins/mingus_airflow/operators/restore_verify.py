@@ -1,0 +1,57 @@
+"""Prove a snapshot by restoring it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mingus_airflow.operators.base import EngineOperator, snapshot_id
+from mingus_engine.jobs.context import JobContext, Report
+from mingus_engine.settings import Settings
+
+
+class RestoreVerifyOperator(EngineOperator):
+    """Restores a snapshot to a scratch directory, starts a throw-away server on it, checks it and stores the proof.
+
+    Fails without retry when the backup is not good; the failed proof is stored too. The scratch directory is wiped in
+    every outcome.
+
+    :param source: id of the source in the settings. (templated)
+    :param snapshot: ULID, or the report of the backup task; default: the newest. (templated)
+    :param repository: which repository is tested; default: the source's ``verify.repository``, else the last of its
+        chain, the copy that would be needed when everything else is lost. (templated)
+    :param level: ``L0`` (listing) to ``L4`` (restored and started); default: the source's ``verify.level``. (templated)
+    :param settings_file: path; default ``MINGUS_CONFIG``, else ``include/config/mingus.yaml``. (templated)
+    """
+
+    verb = "verify"
+    ui_color = "#3d7a4e"
+    template_fields: Sequence[str] = (*EngineOperator.template_fields, "snapshot", "repository", "level")
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        snapshot: str | Mapping[str, Any] | None = None,
+        repository: str | None = None,
+        level: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(source=source, **kwargs)
+        self.snapshot = snapshot
+        self.repository = repository
+        self.level = level
+
+    def run_job(self, settings: Settings, context: JobContext) -> Report:
+        """Run the ``verify`` job."""
+        from mingus_engine.jobs.verify import verify
+
+        wanted = settings.source(self.source).verify
+        return verify(
+            settings,
+            self.source,
+            repository=self.repository or wanted.repository or settings.chain(self.source)[-1],
+            snapshot=snapshot_id(self.snapshot),
+            level=self.level or wanted.level,
+            context=context,
+        )

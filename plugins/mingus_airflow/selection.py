@@ -1,0 +1,21 @@
+"""Which sources a run covers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from airflow.sdk.exceptions import AirflowFailException
+
+
+def select_sources(known: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
+    """The *wanted* sources in the order of *known*; all when nothing is wanted in particular.
+
+    :raises AirflowFailException: one of them is not known; a typing error must not read as "nothing to do".
+    """
+    for name in wanted or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            said = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+            raise AirflowFailException(f"no PostgreSQL source named {name!r} in the settings; {said}")
+    return [name for name in known if not wanted or name in wanted]

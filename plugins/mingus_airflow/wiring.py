@@ -1,0 +1,109 @@
+"""The ``airflow`` section of the settings (pools, retries, time-outs), and where DAGs and tasks find the settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mingus_engine.errors import SettingsError
+from mingus_engine.settings import Settings, load
+
+# dags/, plugins/ and include/ lie side by side, in a clone as in an image; a worker's directory may be anything.
+DEFAULT_SETTINGS_FILE = Path(__file__).resolve().parents[2] / "include" / "config" / "mingus.yaml"
+
+
+@dataclass(frozen=True)
+class PerJob:
+    """Bounds of one kind of task.
+
+    :param pool: Airflow pool; it must exist (docs/AIRFLOW.md), hence Airflow's own ``default_pool`` unless named.
+    :param timeout_s: execution time-out. A backup that hangs must not block the next night's.
+    """
+
+    pool: str = "default_pool"
+    timeout_s: int = 6 * 3600
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How the tasks are run.
+
+    :param retries: tries after the first, for errors that may pass by themselves; others fail at once.
+    :param retry_delay_s: before the first retry; doubles with each, up to *retry_delay_max_s*.
+    :param progress_interval_s: seconds between two progress lines in the task's log.
+    """
+
+    back_up: PerJob = field(default_factory=PerJob)
+    ship: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
+    verify: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
+    retries: int = 3
+    retry_delay_s: int = 60
+    retry_delay_max_s: int = 1800
+    progress_interval_s: int = 10
+
+    def arguments(self, job: str) -> dict[str, Any]:
+        """Operator arguments of a task of *job* (``back_up``, ``ship`` or ``verify``)."""
+        bounds: PerJob = getattr(self, job)
+        return {
+            "pool": bounds.pool,
+            "execution_timeout": timedelta(seconds=bounds.timeout_s),
+            "retries": self.retries,
+            "retry_delay": timedelta(seconds=self.retry_delay_s),
+            "retry_exponential_backoff": 2.0,
+            "max_retry_delay": timedelta(seconds=self.retry_delay_max_s),
+        }
+
+
+def settings_path(name: str | None = None) -> Path:
+    """The settings file: *name*, else ``MINGUS_CONFIG``, else ``include/config/mingus.yaml`` beside ``plugins/``."""
+    return Path(name or os.environ.get("MINGUS_CONFIG") or DEFAULT_SETTINGS_FILE)
+
+
+def load_settings(name: str | None = None) -> Settings:
+    """The settings as tasks and DAGs read them.
+
+    :raises SettingsError: the file is not there or wrong.
+    """
+    return load(settings_path(name))
+
+
+def wiring(settings: Settings) -> Wiring:
+    """The ``airflow`` section of *settings*.
+
+    :raises SettingsError: an unknown key (the nearest is named) or a value that is no number or text.
+    """
+    return _build(Wiring(), settings.airflow, "airflow")
+
+
+def schedule(settings: Settings, dag_id: str, default: str) -> str | None:
+    """The cron expression of *dag_id*: of the settings, else *default*; ``none`` = only when triggered."""
+    cron = settings.schedules.get(dag_id, default)
+    return None if cron == "none" else cron
+
+
+def _build(default: Any, raw: Any, where: str) -> Any:
+    """*default* with the values of the mapping *raw*; the defaults say which keys there are and of what type."""
+    if not isinstance(raw, Mapping):
+        raise SettingsError(f"{where}: must be a mapping, not {type(raw).__name__}")
+    hints = typing.get_type_hints(type(default))
+    values = {}
+    for key, value in raw.items():
+        place = f"{where}.{key}"
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            said = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
+            raise SettingsError(f"{where}: unknown key {str(key)!r}; {said}")
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(getattr(default, key), value, place)
+        elif isinstance(value, bool) or not isinstance(value, hints[key]) or (value in ("", 0) and key != "retries"):
+            raise SettingsError(f"{place}: {value!r} is not a valid {hints[key].__name__}")
+        else:
+            values[key] = value
+    return dataclasses.replace(default, **values)
