@@ -3,10 +3,11 @@
 .PHONY: help setup demo demo-down test check bench soak lock clean
 
 PY := .venv/bin/python
-# A test process per core, but two at least: the tests wait for servers more than they compute.
+# pytest processes; each has servers of its own, so more than cores does not pay.
 WORKERS ?= 2
 PYTEST_ARGS ?=
-export PYTHONPATH := plugins:.
+# Absolute, for the processes that tests start elsewhere.
+export PYTHONPATH := $(CURDIR)/plugins:$(CURDIR)
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
