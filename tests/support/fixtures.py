@@ -1,16 +1,18 @@
 """The fixtures of this package, for tests/conftest.py.
 
-===================  ========  ========================================================================================
-``session_directory`` session  root of everything below; removed at the end
-``workspace``         test     an empty folder the unprivileged user can pass; removed after the test
-``pg_versions``       session  ``{15: PgVersion, 16: ..., 18: ...}``
-``pg_version``        test     one ``PgVersion`` at a time: runs the test for all three
-``pg15 pg16 pg18``    session  a running cluster, shared: use ``temporary_database()`` and leave it as it was
-``pg``                test     ``pg15``, ``pg16``, ``pg18`` in turn
-``make_cluster``      test     ``make_cluster(18, checksums=False)``: an own running cluster, to break at will
-``rclone_s3``         test     a fresh bucket of a shared ``rclone serve s3``
-``moto_s3``           test     a fresh bucket of a shared ``moto_server``
-===================  ========  ========================================================================================
+==================  =======  ===================================================================================
+fixture             scope    what
+==================  =======  ===================================================================================
+session_directory   session  root of everything below; removed at the end
+workspace           test     an empty folder the unprivileged user can pass; removed after the test
+pg_versions         session  ``{15: PgVersion, 16: ..., 18: ...}``
+pg_version          test     one ``PgVersion`` at a time: runs the test for all three
+pg15, pg16, pg18    session  a running cluster, shared: use ``temporary_database()``, leave it as it was
+pg                  test     ``pg15``, ``pg16``, ``pg18`` in turn
+make_cluster        test     ``make_cluster(18, checksums=False)``: an own running cluster, to break at will
+rclone_s3           test     a fresh bucket of a shared ``rclone serve s3`` (``rclone_s3_server``)
+moto_s3             test     a fresh bucket of a shared ``moto_server`` (``moto_s3_server``)
+==================  =======  ===================================================================================
 """
 
 from collections.abc import Callable, Iterator
