@@ -238,14 +238,14 @@ class Settings:
 
         :raises SettingsError: there is none of that name (the nearest is named).
         """
-        return _named("source", source_id, {s.id: s for s in self.sources})
+        return typing.cast(SourceSettings, _named("source", source_id, {s.id: s for s in self.sources}))
 
     def repository(self, name: str) -> RepositorySettings:
         """The repository *name*.
 
         :raises SettingsError: there is none of that name (the nearest is named).
         """
-        return _named("repository", name, {r.name: r for r in self.repositories})
+        return typing.cast(RepositorySettings, _named("repository", name, {r.name: r for r in self.repositories}))
 
     def chain(self, source_id: str) -> tuple[str, ...]:
         """Names of the repositories of a source: the first one, then the shipping chain."""

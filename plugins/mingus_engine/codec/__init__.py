@@ -8,6 +8,6 @@
 ``entries``     files, their extents and block hashes
 ``shards``      sorted runs of entries, cut where the content says
 
-docs/FORMAT.md has the byte table of everything here. Everything read is hostile until it was opened: each decoder checks
-lengths before it allocates and raises :class:`mingus_engine.errors.Damaged` naming what it read.
+docs/FORMAT.md has the byte table of everything here. Everything read is hostile until it was opened: each decoder
+checks lengths before it allocates and raises :class:`mingus_engine.errors.Damaged` naming what it read.
 """

@@ -1,7 +1,7 @@
 """A blob's plain form, before it is sealed: ``codec (1) · plain length (4, LE) · payload``.
 
-The length is checked against ``bounds.BLOB_PLAIN_MAX_BYTES`` before anything is decompressed, so that a hostile blob cannot
-make a reader allocate more.
+The length is checked against ``bounds.BLOB_PLAIN_MAX_BYTES`` before anything is decompressed, so that a hostile blob
+cannot make a reader allocate more.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 ``header (64) · [extra header] · sealed blobs · sealed directory · directory length (4, LE)``
 
-The header's first 32 bytes (magic, version, kind, blob kind slot, number, run) are the AAD of every blob, with the blob's own
-kind in byte 11; the nonce is the blob's position in the file, so a blob cannot be moved within a file, between files, or be
-taken for one of another kind. The key is HKDF-SHA256(run key, salt, purpose): one key per file, so no position repeats under a key.
+The header's first 32 bytes (magic, version, kind, blob kind slot, number, run) are the AAD of every blob, with the
+blob's own kind in byte 11; the nonce is the blob's position in the file, so a blob cannot be moved within a file,
+between files, or be taken for one of another kind. The key is HKDF-SHA256(run key, salt, purpose): one key per file,
+so no position repeats under a key.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Files as bytes: entries, extents and block hashes, in fixed-width records.
 
-An *extent* says where a range of a file lies: in which blob of which pack of which run, or that it is a *hole* (reads as zeros,
-stored nowhere). Extents of a file are ascending and gapless. Run numbers are short because they index a table of run ULIDs at
-the head of whatever holds the extents (a shard, or an extents blob).
+An *extent* says where a range of a file lies: in which blob of which pack of which run, or that it is a *hole* (reads
+as zeros, stored nowhere). Extents of a file are ascending and gapless. Run numbers are short because they index a
+table of run ULIDs at the head of whatever holds the extents (a shard, or an extents blob).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mingus_engine import bounds, ulids
-from mingus_engine.codec.containers import BlobKind, SEALED_MAX_BYTES
+from mingus_engine.codec.containers import SEALED_MAX_BYTES, BlobKind
 from mingus_engine.errors import Damaged, FormatTooNew
 
 EXTENT = struct.Struct("<QIHHIIII")
@@ -24,9 +24,11 @@ MAP_VERSION = 1
 
 
 class Extent(NamedTuple):
-    """Bytes ``offset`` to ``offset + length`` of a file are at ``blob_offset`` of a blob; ``hole``: zeros, nothing stored.
+    """Bytes ``offset`` to ``offset + length`` of a file are at ``blob_offset`` of a blob; ``hole``: zeros, nothing
+    stored.
 
-    ``run`` is an index into the table of whoever holds the extent; ``position`` and ``sealed_bytes`` are of the sealed blob.
+    ``run`` is an index into the table of whoever holds the extent; ``position`` and ``sealed_bytes`` are of the
+    sealed blob.
     """
 
     offset: int
@@ -89,7 +91,9 @@ class Entry:
 def encode_extents(extents: Iterable[Extent]) -> bytes:
     """*extents* as 32-byte records."""
     return b"".join(
-        EXTENT.pack(e.offset, e.length, e.run, _HOLE if e.hole else 0, e.pack, e.position, e.sealed_bytes, e.blob_offset)
+        EXTENT.pack(
+            e.offset, e.length, e.run, _HOLE if e.hole else 0, e.pack, e.position, e.sealed_bytes, e.blob_offset
+        )
         for e in extents
     )
 

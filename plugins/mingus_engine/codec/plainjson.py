@@ -1,7 +1,8 @@
 """Strict, deterministic JSON for headers and bodies.
 
-Digests and signatures cover the exact stored bytes, so nothing is ever re-encoded to be compared; determinism only makes equal
-values equal bytes. Reading refuses what two parsers could read differently: double keys, NaN, other encodings.
+Digests and signatures cover the exact stored bytes, so nothing is ever re-encoded to be compared; determinism only
+makes equal values equal bytes. Reading refuses what two parsers could read differently: double keys, NaN, other
+encodings.
 """
 
 from __future__ import annotations

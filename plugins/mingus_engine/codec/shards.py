@@ -7,7 +7,8 @@ Plain form (little-endian)::
             u64 size · i64 mtime ns · u32 extents · u32 hashes · u32 map pairs · u32 zero
     heap, per entry: path · target · extra · extents (32 each) · hashes (16 each) · map pairs (32 each)
 
-A cut is made before an entry whose keyed path hash ends in ``cut_bits`` zero bits, or when the shard would pass its maximum.
+A cut is made before an entry whose keyed path hash ends in ``cut_bits`` zero bits, or when the shard would pass its
+maximum.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The configuration of a repository: its id, slots, epochs and the installation key; signed, and MACed under the previous epoch.
+"""The configuration of a repository: its id, slots, epochs and the installation key; signed, and MACed under the
+previous epoch.
 
-Changing anything puts a new object of the next generation; the greatest valid generation is current. A slot or an epoch that the current
-configuration does not list is ignored.
+Changing anything puts a new object of the next generation; the greatest valid generation is current. A slot or an
+epoch that the current configuration does not list is ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _CONFIG_MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Config:
-    """One generation. ``epochs``: ULID → key commitment; ``epoch`` is the current one; ``signing_set`` names the sealed signing key."""
+    """One generation. ``epochs``: ULID → key commitment; ``epoch`` is the current one; ``signing_set`` names the
+    sealed signing key."""
 
     repository_id: str
     generation: int
@@ -59,7 +61,9 @@ class Config:
             "rescue": dict(self.rescue),
         }
         mac = _mac(mac_key, plainjson.encode({**header, "signer": signer.key_id}))
-        return envelope.make_plain(envelope.CONFIG, header, signer, {"repository": self.repository_id, "mac": mac.hex()})
+        return envelope.make_plain(
+            envelope.CONFIG, header, signer, {"repository": self.repository_id, "mac": mac.hex()}
+        )
 
     @classmethod
     def decode(cls, raw: bytes, name: str) -> tuple[Config, envelope.Envelope]:
@@ -119,7 +123,8 @@ def current(store: Store, pinned: str) -> tuple[Config, envelope.Envelope]:
         config, e = Config.decode(raw, str(name))
         if pinned and config.fingerprint != pinned:
             raise ForeignRepository(
-                f"{store.location}: {name} is signed by installation {config.fingerprint[:16]}…, pinned is {pinned[:16]}…"
+                f"{store.location}: {name} is signed by installation {config.fingerprint[:16]}…, pinned is
+                {pinned[:16]}…"
             )
         if best is None or (config.generation, name.ulid) > (best[0].generation, best[1].text("ulid")):
             best = config, e

@@ -2,12 +2,13 @@
 
 ::
 
-    magic "MINGUSOB" (8) · u16 version · u16 zero · kind (4, ASCII) · u32 header length · u32 placement length · u32 sealed length
-    · header (JSON) · Ed25519 signature (64) · placement (JSON) · sealed body
+    magic "MINGUSOB" (8) · u16 version · u16 zero · kind (4, ASCII) · u32 header length · u32 placement length · u32
+    sealed length · header (JSON) · Ed25519 signature (64) · placement (JSON) · sealed body
 
-The signature covers version, kind and header (the header holds the body's SHA-256), so it goes with the object to every repository. The
-placement belongs to one repository: its id, the run that put the object here, epoch, salt and key commitment. All bytes before the sealed
-body are its AAD. Objects that are readable before any key is there (``CONF``, ``EKEY``) have no sealed body.
+The signature covers version, kind and header (the header holds the body's SHA-256), so it goes with the object to
+every repository. The placement belongs to one repository: its id, the run that put the object here, epoch, salt and
+key commitment. All bytes before the sealed body are its AAD. Objects that are readable before any key is there
+(``CONF``, ``EKEY``) have no sealed body.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -153,8 +154,8 @@ def place(
     epoch_key: bytes,
     placement: Mapping[str, Any],
 ) -> bytes:
-    """The object for one repository: header and signature as they are, the body sealed under this repository's epoch."""
-    salt = os.urandom(sealing.SALT_BYTES)
+    """The object for one repository: header and signature as they are, the body sealed under this repository's
+    epoch.""" salt = os.urandom(sealing.SALT_BYTES)
     derived = sealing.derive_seal(epoch_key, salt, _info(repository_id, kind, header))
     plain_form = Compressor(3).plain_form_long(body)
     here = {
@@ -166,9 +167,7 @@ def place(
     }
     placement_raw = plainjson.encode(here)
     sealed_bytes = len(plain_form) + sealing.TAG_BYTES
-    fixed = _FIXED.pack(
-        MAGIC, VERSION, 0, kind.encode("ascii"), len(header_raw), len(placement_raw), sealed_bytes
-    )
+    fixed = _FIXED.pack(MAGIC, VERSION, 0, kind.encode("ascii"), len(header_raw), len(placement_raw), sealed_bytes)
     head = fixed + header_raw + signature + placement_raw
     return head + sealing.seal(derived, plain_form, head)
 
@@ -233,3 +232,8 @@ def _signed(kind: str, header_raw: bytes) -> bytes:
 def _info(repository_id: str, kind: str, header: Mapping[str, Any]) -> bytes:
     source, ulid = str(header.get("source", "")), str(header.get("ulid", ""))
     return sealing.purpose("mingus/1", "seal", repository_id, kind, source, ulid)
+
+
+def mismatch(name: str) -> NoReturn:
+    """:raises Damaged: always: the object says it is another one than its name."""
+    raise Damaged(f"{name}: holds the header of another object (swapped?)")

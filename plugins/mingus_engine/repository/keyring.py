@@ -82,7 +82,7 @@ class Keyring:
 
 
 def put_key(
-    store: Store, repository_id: str, key_set: str, what: str, key: bytes, to: slots.Slot, signer: envelope.Signer
+    store: Store, repository_id: str, key_set: str, *, what: str, key: bytes, to: slots.Slot, signer: envelope.Signer
 ) -> None:
     """Store *key* (``what``: ``epoch`` or ``signing``) sealed to one slot."""
     sealed = slots.seal_to(to, key, _info(repository_id, key_set, what, to))

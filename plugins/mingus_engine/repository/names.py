@@ -1,7 +1,7 @@
 """Names of objects: the grammar of DESIGN §4, made and read in one place.
 
-Names carry the SHA-256 of the stored bytes, so anybody can verify a copy without a key. What does not parse is not ours and is
-left alone.
+Names carry the SHA-256 of the stored bytes, so anybody can verify a copy without a key. What does not parse is not
+ours and is left alone.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def key(name: str) -> KeyName | None:
 
 
 def wal_lineage(system_id: int, timeline: int, lsn: int) -> str:
-    """The lineage that holds *lsn*: ``<system id>/<timeline>/<high 32 bits of the LSN>``; at most 4 GiB of WAL a folder."""
-    return f"{system_id}/{timeline}/{lsn >> 32:08X}"
+    """The lineage that holds *lsn*: ``<system id>/<timeline>/<high 32 bits of the LSN>``; at most 4 GiB of WAL a
+    folder.""" return f"{system_id}/{timeline}/{lsn >> 32:08X}"
 
 
 def history_lineage(system_id: int, timeline: int) -> str:

@@ -1,8 +1,10 @@
-"""Slots: ways to open a repository. A slot is an X25519 key pair; its public half is plain, its private half is wrapped.
+"""Slots: ways to open a repository. A slot is an X25519 key pair; its public half is plain, its private half is
+wrapped.
 
-Kinds: ``environment`` (``BACKUP_ENCRYPTION_KEY``: 32 bytes as hex or base64, or any text as a passphrase), ``passphrase`` (Argon2id, RFC 9106)
-and ``escrow`` (the private half is shown once at ``init`` and kept off-line). Epoch keys are sealed to the public halves by HPKE (RFC 9180,
-base mode, X25519, HKDF-SHA256, AES-256-GCM), so a rotation needs no secret of any slot.
+Kinds: ``environment`` (``BACKUP_ENCRYPTION_KEY``: 32 bytes as hex or base64, or any text as a passphrase),
+``passphrase`` (Argon2id, RFC 9106) and ``escrow`` (the private half is shown once at ``init`` and kept off-line).
+Epoch keys are sealed to the public halves by HPKE (RFC 9180, base mode, X25519, HKDF-SHA256, AES-256-GCM), so a
+rotation needs no secret of any slot.
 """
 
 from __future__ import annotations
@@ -83,7 +85,9 @@ class Slot:
         if not isinstance(raw, dict):
             raise Damaged(f"{what}: a slot is not a mapping")
         wrap = typed(raw, "wrap", dict, what)
-        return cls(typed(raw, "name", str, what), typed(raw, "kind", str, what), hexbytes(raw, "public", 32, what), wrap)
+        return cls(
+            typed(raw, "name", str, what), typed(raw, "kind", str, what), hexbytes(raw, "public", 32, what), wrap
+        )
 
 
 def new_slot(kind: str, secret: Secret | None, repository_id: str, name: str = "") -> tuple[Slot, Secret | None]:
@@ -96,7 +100,9 @@ def new_slot(kind: str, secret: Secret | None, repository_id: str, name: str = "
     if kind == ESCROW:
         return Slot(name or kind, kind, public, {}), Secret(_escrow_text(private.private_bytes_raw()))
     if secret is None:
-        raise SettingsError(f"no secret for a slot of kind {kind}", hint="set BACKUP_ENCRYPTION_KEY or give a passphrase")
+        raise SettingsError(
+            f"no secret for a slot of kind {kind}", hint="set BACKUP_ENCRYPTION_KEY or give a passphrase"
+        )
     wrap: dict[str, Any] = {"salt": os.urandom(sealing.SALT_BYTES).hex()}
     wrap |= {"kdf": "hkdf"} if _as_key(kind, secret) else {"kdf": "argon2id", **_ARGON2}
     if wrap["kdf"] == "argon2id" and len(secret.reveal()) < 12:

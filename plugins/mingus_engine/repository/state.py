@@ -1,0 +1,150 @@
+"""What one look at a source shows: runs, plans, fences, verdicts, snapshots; and how each snapshot is to be judged.
+
+A *look* lists in the order the protocol asks for: plans before manifests (DESIGN §4 "Commit"). Judgements are pure
+functions of what was seen.
+
+A manifest whose putting run has a verdict that omits it is **void**: every reader treats it as not there. It is
+**settled** if each fence on that run has a verdict that names it; an unsettled one restores, but replaces nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mingus_engine.errors import NoSuchSnapshot
+from mingus_engine.repository import manifests, names, records
+from mingus_engine.repository.manifests import Manifest
+from mingus_engine.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """What a look at a source showed.
+
+    :param planned: stored names that an open plan wants to delete. :param fences: run → names of fences on it.
+    :param verdicts: run → its verdicts. :param manifests: those that are not void and not planned, oldest first.
+    :param removed: ULIDs of snapshots that are void or planned.
+    """
+
+    planned: frozenset[str]
+    fences: dict[str, tuple[names.RecordName, ...]]
+    verdicts: dict[str, tuple[records.Record, ...]]
+    manifests: tuple[Manifest, ...]
+    removed: frozenset[str]
+
+    def settled(self, manifest: Manifest) -> bool:
+        """Whether *manifest* may replace something (count as present, count for retention, carry proofs)."""
+        fenced = {str(fence) for fence in self.fences.get(manifest.put_by, ())}
+        named = {
+            v.text("fence")
+            for v in self.verdicts.get(manifest.put_by, ())
+            if str(manifest.name) in v.texts("manifests")
+        }
+        return fenced <= named
+
+    def heads(self) -> list[str]:
+        """Content digests of manifests that no other one here names as its head."""
+        named = {digest for m in self.manifests for digest in m.heads}
+        return sorted({m.digest for m in self.manifests} - named)
+
+    def newest(self) -> Manifest:
+        """The newest snapshot. :raises NoSuchSnapshot: there is none."""
+        if not self.manifests:
+            raise NoSuchSnapshot("there is no snapshot of this source")
+        return self.manifests[-1]
+
+    def find(self, ulid_prefix: str) -> Manifest:
+        """The snapshot whose ULID begins with *ulid_prefix*.
+
+        :raises NoSuchSnapshot: none, or several.
+        """
+        found = {m.ulid: m for m in self.manifests if m.ulid.startswith(ulid_prefix.upper())}
+        if len(found) != 1:
+            how = "no snapshot" if not found else f"{len(found)} snapshots"
+            removed = " (it was removed)" if any(u.startswith(ulid_prefix.upper()) for u in self.removed) else ""
+            raise NoSuchSnapshot(f"{how} named {ulid_prefix}{removed}")
+        return next(iter(found.values()))
+
+
+def look(repository: Repository, source: str) -> SourceState:
+    """List and judge everything of *source* that commit and reading depend on.
+
+    :raises Damaged: a plan, verdict or manifest is not whole: what cannot be judged must not be guessed.
+    """
+    found = [r for info in repository.store.list(f"records/{source}/") if (r := names.record(info.name))]
+    opened = {r: repository.get_record(r) for r in found if r.kind in (records.PLAN, records.DONE, records.VERDICT)}
+    done = {r.text("plan") for name, r in opened.items() if name.kind == records.DONE}
+    planned = frozenset(
+        stored
+        for name, r in opened.items()
+        if name.kind == records.PLAN and name.ulid not in done
+        for stored in r.texts("names")
+    )
+    fences: dict[str, list[names.RecordName]] = {}
+    verdicts: dict[str, list[records.Record]] = {}
+    for name in found:
+        if name.kind == records.FENCE:
+            fences.setdefault(name.ulid, []).append(name)
+        elif name.kind == records.VERDICT:
+            verdicts.setdefault(name.ulid, []).append(opened[name])
+    kept, removed = [], set()
+    for snapshot in repository.list_snapshots(source):
+        manifest = repository.get_manifest(snapshot)
+        if str(snapshot) in planned or is_void(manifest, verdicts.get(manifest.put_by, ())):
+            removed.add(snapshot.ulid)
+        else:
+            kept.append(manifest)
+    return SourceState(
+        planned=planned,
+        fences={run: tuple(f) for run, f in fences.items()},
+        verdicts={run: tuple(v) for run, v in verdicts.items()},
+        manifests=tuple(in_order(_one_each(kept))),
+        removed=frozenset(removed),
+    )
+
+
+def is_void(manifest: Manifest, verdicts: Iterable[records.Record]) -> bool:
+    """Whether a verdict on the run that put *manifest* omits it."""
+    return any(str(manifest.name) not in verdict.texts("manifests") for verdict in verdicts)
+
+
+def in_order(found: Sequence[Manifest]) -> list[Manifest]:
+    """Oldest first: a head before what names it, else by position in the source, then by time of making.
+
+    Never by ULID or file time alone (DESIGN §4 "Time"): a clock that went back must not reorder.
+    """
+    by_digest = {m.digest: m for m in found}
+    waiting = {m.digest: sum(h in by_digest for h in set(m.heads)) for m in found}
+    children: dict[str, list[str]] = {}
+    for m in found:
+        for head in set(m.heads):
+            children.setdefault(head, []).append(m.digest)
+    ready = [(by_digest[d].position, by_digest[d].ulid, d) for d, n in waiting.items() if n == 0]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        digest = heapq.heappop(ready)[2]
+        ordered.append(by_digest[digest])
+        for child in children.get(digest, ()):
+            waiting[child] -= 1
+            if waiting[child] == 0:
+                heapq.heappush(ready, (by_digest[child].position, by_digest[child].ulid, child))
+    return ordered
+
+
+def fences_on(repository: Repository, source: str, run: str) -> list[names.RecordName]:
+    """The fences on *run* that are there now."""
+    infos = repository.store.list(f"records/{source}/{run}.{records.FENCE}.")
+    return [name for info in infos if (name := names.record(info.name))]
+
+
+def _one_each(found: Sequence[manifests.Manifest]) -> list[Manifest]:
+    """One object per snapshot: two with one ULID and one digest are one snapshot, with two digests an error."""
+    by_ulid: dict[str, Manifest] = {}
+    for m in sorted(found, key=lambda m: str(m.name)):
+        other = by_ulid.setdefault(m.ulid, m)
+        if other.digest != m.digest:
+            manifests.conflict(str(other.name), str(m.name))
+    return list(by_ulid.values())
