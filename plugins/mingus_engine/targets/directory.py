@@ -1,0 +1,228 @@
+"""A restore into an empty directory: any tree of files, directories and links."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from mingus_engine.errors import Damaged, TargetNotEmpty
+from mingus_engine.targets import durability, places
+from mingus_engine.targets.base import FileEntry, FileWriter
+from mingus_engine.targets.paths import open_parent, shown, split, translated
+from mingus_engine.targets.places import INCOMPLETE, Place
+from mingus_engine.targets.writer import DiskWriter
+
+_NOTE = b"""MINGUS Backup & Recovery is writing into this directory, or was interrupted while it did.
+What is here is not complete and must not be used. This file disappears when the restore is complete.
+"""
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class DirectoryTarget:
+    """See ``targets.base``. Paths are resolved below *root* without following any link.
+
+    :param owner: uid and gid of everything that is restored (needs root); ``None``: the process's user, or, with
+        *keep_owner*, the owner of each entry.
+    :param remap: path prefix (a link in the tree, such as a tablespace's) → the directory that holds what is below it.
+        It must be empty, too; the link itself, when it comes, leads there.
+    :param modes: gives the permission bits of an entry; default: the entry's own.
+    :param keep_directory_times: set the times (and, when read-only, the modes) of directories at the end; costs some
+        hundred bytes of memory per directory.
+    :param durable: ``finish`` returns when everything is on stable storage.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        owner: tuple[int, int] | None = None,
+        keep_owner: bool = False,
+        remap: Mapping[bytes, Path] = MappingProxyType({}),
+        modes: Callable[[FileEntry], int] = lambda entry: entry.mode & 0o7777,
+        keep_directory_times: bool = True,
+        durable: bool = True,
+    ) -> None:
+        self.root = root.absolute()
+        self._owner = owner
+        self._keep_owner = keep_owner
+        self._remap = {split(prefix): path.absolute() for prefix, path in remap.items()}
+        self._modes = modes
+        self._keep_directory_times = keep_directory_times
+        self._durable = durable
+        self._places: dict[Path, Place] = {}
+        self._directories: list[FileEntry] = []
+        self._lock = threading.Lock()
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Root first, then the remapped directories."""
+        return (self.root, *self._remap.values())
+
+    def inspect(self, needed_bytes: Mapping[Path, int] | int = 0, needed_files: int = 0) -> None:
+        """Refuse what ``prepare`` would refuse; nothing is written.
+
+        :raises TargetError: see ``prepare``.
+        """
+        places.require_apart(self.directories)
+        for path in self.directories:
+            places.inspect(path, self._owner)
+        needed = {self.root: needed_bytes} if isinstance(needed_bytes, int) else dict(needed_bytes)
+        places.require_space(needed, needed_files)
+
+    def prepare(self, needed_bytes: Mapping[Path, int] | int = 0, needed_files: int = 0) -> None:
+        """Take the directories: empty, 0700, marked as incomplete.
+
+        :param needed_bytes: per directory of :attr:`directories`, or of the root alone.
+        :raises TargetNotEmpty: one of them holds something.
+        :raises TargetTooSmall: space or inodes are missing.
+        :raises TargetError: one is a link, a file, someone else's, not writable, or lies in another one.
+        """
+        self.inspect(needed_bytes, needed_files)
+        try:
+            for path in self.directories:
+                self._places[path] = Place(path, self._owner)
+            self._mark()
+            # Whoever came between the look and the mark is seen now; who comes later sees the mark.
+            for place in self._places.values():
+                if not place.is_empty:
+                    raise TargetNotEmpty(f"target {shown(place.path)} is not empty: something else writes into it")
+        except BaseException:
+            for place in self._places.values():
+                place.give_back()
+            self._places.clear()
+            raise
+
+    def make_directory(self, entry: FileEntry) -> None:
+        """Make a directory; one that is there already (as a parent of an earlier entry) gets the entry's metadata.
+
+        :raises Damaged: the path is hostile. :raises TargetError: the file system refused.
+        """
+        base, parts = self._resolve(entry.path)
+        with translated(entry.path), open_parent(base, (*parts, b"."), create=True, owner=self._owner) as directory:
+            if (owner := self._owner_of(entry)) is not None:
+                os.fchown(directory, *owner)
+            mode = self._modes(entry)
+            # A read-only directory takes its mode at the end: its entries must come first.
+            os.fchmod(directory, mode | 0o700)
+            if self._keep_directory_times or mode & 0o700 != 0o700:
+                with self._lock:
+                    self._directories.append(entry)
+
+    def make_symlink(self, entry: FileEntry) -> None:
+        """Make a symbolic link with the entry's target, whatever it is; a remapped prefix leads to its directory.
+
+        :raises Damaged: the path is hostile. :raises TargetError: the file system refused.
+        """
+        parts = split(entry.path)
+        base = self._places[self.root].descriptor
+        leads_to = entry.target
+        if parts in self._remap:
+            leads_to = os.fsencode(self._remap[parts])
+        else:
+            base, parts = self._resolve(entry.path)
+        if not leads_to or b"\0" in leads_to:
+            raise Damaged(f"link {shown(entry.path)!r} has no possible target")
+        with translated(entry.path), open_parent(base, parts, create=True, owner=self._owner) as parent:
+            os.symlink(leads_to, parts[-1], dir_fd=parent)
+            if (owner := self._owner_of(entry)) is not None:
+                os.chown(parts[-1], *owner, dir_fd=parent, follow_symlinks=False)
+            os.utime(parts[-1], ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+    def open_file(self, entry: FileEntry, on_close: Callable[[FileEntry, int], None] | None = None) -> FileWriter:
+        """Make a file of which nothing is there yet; see ``targets.base``.
+
+        :param on_close: told the entry and the CRC32C of its content when the file is complete.
+        :raises Damaged: the path is hostile. :raises TargetError: something is there, or the file system refused.
+        """
+        base, parts = self._resolve(entry.path)
+        with translated(entry.path), open_parent(base, parts, create=True, owner=self._owner) as parent:
+            descriptor = os.open(parts[-1], _CREATE, 0o600, dir_fd=parent)
+        return DiskWriter(descriptor, entry, owner=self._owner_of(entry), mode=self._modes(entry), on_close=on_close)
+
+    def read_file(self, path: bytes, max_bytes: int) -> bytes:
+        """The first *max_bytes* of a file that was restored.
+
+        :raises TargetError: it is not there.
+        """
+        base, parts = self._resolve(path)
+        with translated(path), open_parent(base, parts, create=False) as parent:
+            descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            with os.fdopen(descriptor, "rb") as file:
+                return file.read(max_bytes)
+
+    def settle(self) -> None:
+        """Everything was written: directories get their times, and all is made durable. The mark stays."""
+        for entry in reversed(self._directories):
+            base, parts = self._resolve(entry.path)
+            with translated(entry.path), open_parent(base, (*parts, b"."), create=False) as directory:
+                os.utime(directory, ns=(entry.mtime_ns, entry.mtime_ns))
+                os.fchmod(directory, self._modes(entry))
+        self._directories.clear()
+        if self._durable:
+            with translated(self.root):
+                durability.sync_trees(place.descriptor for place in self._places.values())
+
+    def unmark(self) -> None:
+        """The restore is complete: remove the mark, durably."""
+        descriptor = self._places[self.root].descriptor
+        with translated(self.root):
+            os.unlink(INCOMPLETE, dir_fd=descriptor)
+            if self._durable:
+                os.fsync(descriptor)
+
+    def finish(self) -> None:
+        """Complete the restore; see ``targets.base``.
+
+        :raises TargetError: the file system refused; the mark stays.
+        """
+        self.settle()
+        self.unmark()
+
+    def abandon(self) -> None:
+        """Remove what is in the directories that ``prepare`` took, and the directories it made.
+
+        They were empty then, so everything in them is of this restore or of what ran on it. Nothing is touched when
+        ``prepare`` refused.
+
+        :raises TargetError: something cannot be removed.
+        """
+        self._directories.clear()
+        for path in reversed(self.directories):
+            place = self._places.get(path)
+            if place is not None:
+                place.empty()
+                place.give_back()
+                del self._places[path]
+
+    def close(self) -> None:
+        """Let go of the directories without changing them; ``abandon`` is still possible. Idempotent."""
+        for place in self._places.values():
+            place.close()
+
+    def _mark(self) -> None:
+        root = self._places[self.root].descriptor
+        with translated(self.root):
+            descriptor = os.open(INCOMPLETE, _CREATE, 0o600, dir_fd=root)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(_NOTE)
+                if self._owner is not None:
+                    os.fchown(file.fileno(), *self._owner)
+
+    def _resolve(self, path: bytes) -> tuple[int, tuple[bytes, ...]]:
+        parts = split(path)
+        if parts == (INCOMPLETE,):
+            raise Damaged(f"path {shown(path)!r} is reserved")
+        for prefix, directory in self._remap.items():
+            if parts[: len(prefix)] == prefix:
+                if len(parts) == len(prefix):
+                    raise Damaged(f"path {shown(path)!r} is a tablespace's link, not a file or directory")
+                return self._places[directory].descriptor, parts[len(prefix) :]
+        return self._places[self.root].descriptor, parts
+
+    def _owner_of(self, entry: FileEntry) -> tuple[int, int] | None:
+        if self._owner is None and self._keep_owner:
+            return entry.uid, entry.gid
+        return self._owner

@@ -1,0 +1,100 @@
+"""The writer of one file on disk: sparse, checksummed while the bytes pass, its metadata set when it is complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from mingus_engine.errors import Damaged
+from mingus_engine.targets import checksum
+from mingus_engine.targets.base import FileEntry
+from mingus_engine.targets.paths import shown, translated
+
+# Not preallocated: every byte is written once, in order, which delayed allocation lays out well; holes stay holes, and
+# the space was checked before.
+
+
+class Progress:
+    """Where a writer is: the end of what was covered and the CRC32C up to there. Checks what it is told."""
+
+    def __init__(self, entry: FileEntry) -> None:
+        self._entry = entry
+        self.position = 0
+        self.crc32c = 0
+
+    def cover(self, offset: int, data: bytes | memoryview) -> None:
+        """*data* follows at *offset*.
+
+        :raises Damaged: it overlaps what was covered, or lies beyond the size.
+        """
+        end = offset + len(data)
+        if offset < self.position or end > self._entry.size:
+            raise Damaged(
+                f"file {shown(self._entry.path)} of {self._entry.size} bytes: bytes {offset} to {end}"
+                f" do not follow byte {self.position}"
+            )
+        self.crc32c = checksum.append(checksum.append_zeros(self.crc32c, offset - self.position), data)
+        self.position = end
+
+    def complete(self) -> int:
+        """Everything up to the size is covered (the rest by a hole); returns the CRC32C."""
+        self.crc32c = checksum.append_zeros(self.crc32c, self._entry.size - self.position)
+        self.position = self._entry.size
+        return self.crc32c
+
+
+class DiskWriter:
+    """A :class:`~mingus_engine.targets.base.FileWriter` over an open descriptor, which it owns.
+
+    :param owner: given to the file; ``None`` leaves it to the process's user. :param mode: permission bits.
+    :param on_close: told the entry and its CRC32C when the file is complete, in the worker's thread.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        entry: FileEntry,
+        *,
+        owner: tuple[int, int] | None,
+        mode: int,
+        on_close: Callable[[FileEntry, int], None] | None = None,
+    ) -> None:
+        self._descriptor = descriptor
+        self._entry = entry
+        self._owner = owner
+        self._mode = mode
+        self._on_close = on_close
+        self._progress = Progress(entry)
+        self._end = 0  # of what was really written
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """See the protocol."""
+        self._progress.cover(offset, data)
+        rest = memoryview(data)
+        with translated(self._entry.path):
+            while rest:
+                written = os.pwrite(self._descriptor, rest, offset)
+                offset += written
+                rest = rest[written:]
+                self._end = offset
+
+    def close(self) -> int:
+        """See the protocol."""
+        total = self._progress.complete()
+        with translated(self._entry.path):
+            if self._end < self._entry.size:
+                os.ftruncate(self._descriptor, self._entry.size)
+            if self._owner is not None:
+                os.fchown(self._descriptor, *self._owner)
+            os.fchmod(self._descriptor, self._mode)  # after the owner: a change of owner clears setuid
+            os.utime(self._descriptor, ns=(self._entry.mtime_ns, self._entry.mtime_ns))
+            self.abort()
+        if self._on_close is not None:
+            self._on_close(self._entry, total)
+        return total
+
+    def abort(self) -> None:
+        """See the protocol."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
