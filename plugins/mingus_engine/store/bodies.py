@@ -82,6 +82,14 @@ def pieces(
         offset += len(piece)
 
 
+def sha256_of(body: Body, size: int) -> bytes:
+    """The SHA-256 of the first *size* bytes of *body*."""
+    digest = hashlib.sha256()
+    for piece in pieces(body, 0, size):
+        digest.update(piece)
+    return digest.digest()
+
+
 @dataclass(frozen=True)
 class Incoming:
     """What a ``put`` was given: the body and what the caller promised about it.
@@ -103,7 +111,8 @@ class Incoming:
         actual = self._actual_size()
         if actual != self.size:
             raise Damaged(
-                f"the bytes to put as {self.name} in {self.location} are {actual}, promised were {self.size}; nothing was stored"
+                f"the bytes to put as {self.name} in {self.location} are {actual}, promised were {self.size}; "
+                "nothing was stored"
             )
         if isinstance(self.body, bytes | bytearray | memoryview):
             self.check_digest(hashlib.sha256(self.body).digest())
@@ -124,3 +133,44 @@ class Incoming:
             return memoryview(self.body).nbytes
         descriptor = file_descriptor(self.body)
         return os.fstat(descriptor).st_size if descriptor is not None else self.body.seek(0, io.SEEK_END)
+
+
+class Window(io.RawIOBase):
+    """Bytes ``[offset, offset + length)`` of a body as a file of their own, for a client that reads and rewinds it.
+
+    Reads by position where the body can, so that parts of one file never disturb each other.
+    """
+
+    def __init__(self, body: Body, offset: int, length: int) -> None:
+        super().__init__()
+        self._body = body
+        self._offset = offset
+        self._length = length
+        self._position = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __bool__(self) -> bool:
+        return True  # an empty file is a file: clients test for "no body" by truth
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        rest = max(0, self._length - self._position)
+        wanted = rest if size < 0 else min(size, rest)
+        data = bytes(take_at(self._body, self._offset + self._position, wanted)) if wanted else b""
+        self._position += len(data)
+        return data
