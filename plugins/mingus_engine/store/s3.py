@@ -156,6 +156,17 @@ class S3Store:
         """S3 does not tell."""
         return None
 
+    def honours_if_none_match(self, name: str) -> bool:
+        """Whether the server refuses a conditional put of a used name (:mod:`mingus_engine.store.probe`)."""
+        key = self._key(name)
+        with self._translating("put", name):
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=b"first")
+            try:
+                self._client.put_object(Bucket=self._bucket, Key=key, Body=b"second", IfNoneMatch="*")
+            except ClientError as error:
+                return status_of(error) == 412
+            return False
+
     def close(self) -> None:
         with self._lock:
             client, self._connected = self._connected, None
