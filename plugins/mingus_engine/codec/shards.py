@@ -14,7 +14,8 @@ maximum.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from blake3 import blake3
 
@@ -26,6 +27,13 @@ VERSION = 1
 _HEAD = struct.Struct("<HHI")
 _RECORD = struct.Struct("<BBHHHIIIQqIIII")
 _MAP_PAIR = 2 * LOCATION.size
+
+
+class TabledEntry(NamedTuple):
+    """An entry together with the run table its numbers refer to."""
+
+    entry: Entry
+    table: RunTable
 
 
 def is_cut(path: bytes, hash_key: bytes, cut_bits: int) -> bool:
@@ -40,27 +48,27 @@ def encoded_bytes(entry: Entry) -> int:
     return _RECORD.size + sum(map(len, variable))
 
 
-def cut(entries: Iterable[Entry], table: RunTable, hash_key: bytes, cut_bits: int) -> Iterator[tuple[bytes, bytes]]:
-    """Shards of *entries* (ascending by path, run numbers of *table*): pairs of first path and plain form."""
-    batch: list[Entry] = []
+def cut(entries: Iterable[TabledEntry], hash_key: bytes, cut_bits: int) -> Iterator[tuple[bytes, bytes]]:
+    """Shards of *entries* (ascending by path): pairs of first path and plain form."""
+    batch: list[TabledEntry] = []
     size = 0
-    for entry in entries:
+    for entry, table in entries:
         more = encoded_bytes(entry)
         if batch and (size + more > bounds.SHARD_MAX_BYTES - 4096 or is_cut(entry.path, hash_key, cut_bits)):
-            yield batch[0].path, encode(batch, table)
+            yield batch[0].entry.path, encode(batch)
             batch, size = [], 0
-        batch.append(entry)
+        batch.append(TabledEntry(entry, table))
         size += more
     if batch:
-        yield batch[0].path, encode(batch, table)
+        yield batch[0].entry.path, encode(batch)
 
 
-def encode(entries: list[Entry], table: RunTable) -> bytes:
+def encode(entries: Sequence[TabledEntry]) -> bytes:
     """The plain form of one shard; it gets a run table of its own, in order of first use."""
     own = RunTable()
     records = bytearray()
     heap = bytearray()
-    for e in entries:
+    for e, table in entries:
         what = e.path.decode("utf-8", "replace")
         extents = renumber_extents(e.extents, table, own, what)
         maps = renumber_maps(e.maps, table, own, what)

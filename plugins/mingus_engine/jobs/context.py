@@ -1,7 +1,7 @@
 """What every job is given besides its settings: who asked, whom to tell, when to stop.
 
-A job is one function ``job(settings, source_id, *, context, …) -> …Report``. It may be called from the command line, from
-an Airflow task or from a test; it never prints, never exits and never reads the environment by itself.
+A job is one function ``job(settings, source_id, *, context, …) -> …Report``. It may be called from the command line,
+from an Airflow task or from a test; it never prints, never exits and never reads the environment by itself.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ class Progress:
 class JobContext:
     """Shared by a job and its caller.
 
-    :param provenance: plain facts about who asked (host, user, Airflow DAG run and task), stored with the run. No secrets.
+    :param provenance: plain facts about who asked (host, user, Airflow DAG run and task), stored with the run. No
+        secrets.
     :param on_progress: called often from the job's threads; must be quick and never raise.
-    :param cancel: set by the caller (``on_kill``, Ctrl-C) to stop the job; it ends with :class:`Cancelled` and cleans up.
+    :param cancel: set by the caller (``on_kill``, Ctrl-C) to stop the job; it ends with :class:`Cancelled` and cleans
+        up.
     """
 
     provenance: Mapping[str, str] = field(default_factory=dict)

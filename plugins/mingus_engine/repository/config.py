@@ -26,7 +26,8 @@ _CONFIG_MAX_BYTES = 1 << 20
 @dataclass(frozen=True)
 class Config:
     """One generation. ``epochs``: ULID → key commitment; ``epoch`` is the current one; ``signing_set`` names the
-    sealed signing key."""
+    sealed signing key.
+    """
 
     repository_id: str
     generation: int
@@ -123,8 +124,8 @@ def current(store: Store, pinned: str) -> tuple[Config, envelope.Envelope]:
         config, e = Config.decode(raw, str(name))
         if pinned and config.fingerprint != pinned:
             raise ForeignRepository(
-                f"{store.location}: {name} is signed by installation {config.fingerprint[:16]}…, pinned is
-                {pinned[:16]}…"
+                f"{store.location}: {name} is signed by installation {config.fingerprint[:16]}…,"
+                f" pinned is {pinned[:16]}…"
             )
         if best is None or (config.generation, name.ulid) > (best[0].generation, best[1].text("ulid")):
             best = config, e

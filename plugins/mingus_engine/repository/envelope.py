@@ -154,8 +154,8 @@ def place(
     epoch_key: bytes,
     placement: Mapping[str, Any],
 ) -> bytes:
-    """The object for one repository: header and signature as they are, the body sealed under this repository's
-    epoch.""" salt = os.urandom(sealing.SALT_BYTES)
+    """The object for one repository: header and signature as they are, the body sealed under its own epoch."""
+    salt = os.urandom(sealing.SALT_BYTES)
     derived = sealing.derive_seal(epoch_key, salt, _info(repository_id, kind, header))
     plain_form = Compressor(3).plain_form_long(body)
     here = {

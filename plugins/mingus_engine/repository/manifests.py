@@ -21,7 +21,8 @@ from mingus_engine.repository.packs import PackRef
 
 class LogRef(NamedTuple):
     """A log container as manifests name it. ``run`` wrote it (its key opens it); ``size`` in bytes, ``sha256`` in
-    hex."""
+    hex.
+    """
 
     lineage: str
     start: int

@@ -170,8 +170,8 @@ def key(name: str) -> KeyName | None:
 
 
 def wal_lineage(system_id: int, timeline: int, lsn: int) -> str:
-    """The lineage that holds *lsn*: ``<system id>/<timeline>/<high 32 bits of the LSN>``; at most 4 GiB of WAL a
-    folder.""" return f"{system_id}/{timeline}/{lsn >> 32:08X}"
+    """The lineage that holds *lsn*: ``<system id>/<timeline>/<high 32 bits of the LSN>``; at most 4 GiB a folder."""
+    return f"{system_id}/{timeline}/{lsn >> 32:08X}"
 
 
 def history_lineage(system_id: int, timeline: int) -> str:

@@ -1,0 +1,238 @@
+"""``back_up``: read a source once, seal it, store it, commit it.
+
+The phases, in this order: open the repository → begin the run → take in what dead runs left → open the source → read
+and store (WAL beside it) → let the source finish → prove the WAL → cut and store shards → flush packs → manifest →
+end of the run.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any
+
+from blake3 import blake3
+
+from mingus_engine.checks import Check
+from mingus_engine.codec import shards
+from mingus_engine.codec.containers import BlobKind
+from mingus_engine.codec.entries import RunTable
+from mingus_engine.errors import BackupBroken
+from mingus_engine.jobs import places, wal
+from mingus_engine.jobs.context import JobContext, Report, Stopwatch
+from mingus_engine.jobs.entry_sorter import EntrySorter
+from mingus_engine.jobs.made_items import made_items
+from mingus_engine.jobs.pipeline import Pipeline
+from mingus_engine.repository import resume, runs, writer
+from mingus_engine.repository.manifests import Body, LogRef, Manifest, ShardRef
+from mingus_engine.repository.repository import Repository
+from mingus_engine.repository.resume import StoredBlocks
+from mingus_engine.repository.writer import WriteRun
+from mingus_engine.settings import Settings, SourceSettings
+from mingus_engine.sources import postgres
+from mingus_engine.sources.base import Finished
+from mingus_engine.sources.postgres import PostgresBackup
+
+# 2^8 entries of some 250 bytes and their maps: shards of a database near the target of 128 KiB (DESIGN §4).
+_POSTGRES_CUT_BITS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackUpReport(Report):
+    """What was backed up. Sizes in bytes; ``ratio`` = read / stored."""
+
+    repository: str
+    snapshot: str
+    kind: str
+    flagged: bool
+    checks: list[dict[str, Any]]
+    files: int
+    bytes_read: int
+    bytes_stored: int
+    bytes_reused: int
+    ratio: float
+    wal_bytes: int
+    start_lsn: str
+    stop_lsn: str
+    timeline: int
+    run: str
+
+
+def back_up(settings: Settings, source_id: str, *, context: JobContext) -> BackUpReport:
+    """Take a full backup of *source_id* into the first reachable repository of its chain.
+
+    :raises MingusError: nothing was committed; what was stored is used by the next try.
+    """
+    clock = Stopwatch()
+    source = settings.source(source_id)
+    with ExitStack() as stack:
+        repository = stack.enter_context(places.first_reachable(settings, source_id, context))
+        run = writer.begin(
+            repository, source_id, kind=runs.WRITE, spool_path=settings.spool_path, level=source.compression_level,
+            provenance=context.provenance,
+        )  # fmt: skip
+        stack.callback(run.close)
+        job = _BackUp(settings, source, repository, run, context)
+        manifest, finished = job.run(stack)
+    return job.report(manifest, finished, clock.seconds)
+
+
+class _BackUp:
+    def __init__(
+        self, settings: Settings, source: SourceSettings, repository: Repository, run: WriteRun, context: JobContext
+    ) -> None:
+        self._settings, self._source, self._repository = settings, source, repository
+        self._run, self._context = run, context
+        self._table = RunTable([run.run])
+        self._shards: list[ShardRef] = []
+        self._wal_bytes = 0
+
+    def run(self, stack: ExitStack) -> tuple[Manifest, Finished]:
+        """The phases; see the module."""
+        context, run = self._context, self._run
+        blocks = resume.stored_blocks(run)
+        stack.callback(blocks.close)
+        for dead in blocks.run_keys:
+            self._table.index(dead)
+        entries = EntrySorter(self._table, self._settings.spool_path)
+        stack.callback(entries.close)
+        pipeline = self._pipeline = Pipeline(run, entries, self._table, blocks, context)
+
+        backup = postgres.open_backup(self._source, label=f"mingus {run.run}", cancel=context.cancel)
+        stack.callback(backup.close)
+        archiver = _Archiver(self, backup)
+        pipeline.total_bytes = backup.expected_bytes()
+        try:
+            pipeline.process(archiver.guarded(backup.items()), self._source.workers)
+            finished = backup.finish()
+        finally:
+            archiver.join(backup)
+        context.checkpoint()
+        context.progress("prove WAL", 0, 0)
+        self._wal_bytes = wal.read_back(run, archiver.refs, backup.wal_start_lsn, backup.stop_lsn)
+        pipeline.process(made_items(finished.files), 1)
+        self._store_shards(entries)
+        context.checkpoint()
+        return self._commit(backup, finished, archiver.refs, blocks), finished
+
+    def archive(self, backup: PostgresBackup) -> list[LogRef]:
+        """Store the WAL of the backup while it runs; returns when the source says that all was sent."""
+        return wal.archive(
+            self._run, backup.wal(), system_id=backup.system_id, segment_bytes=backup.wal_segment_bytes,
+            spool_path=self._settings.spool_path, level=self._source.compression_level, on_stored=backup.confirm_wal,
+        )  # fmt: skip
+
+    def _store_shards(self, entries: EntrySorter) -> None:
+        hash_key = self._run.keys.hash_key
+        for first, raw in shards.cut(entries.drain(), hash_key, _POSTGRES_CUT_BITS):
+            ref = self._run.packs.append(BlobKind.SHARD, raw)
+            self._shards.append(ShardRef(first, ref, blake3(raw, key=hash_key).digest()))
+        self._run.packs.flush()
+
+    def _commit(self, backup: PostgresBackup, finished: Finished, logs: list[LogRef], blocks: StoredBlocks) -> Manifest:
+        run, pipeline = self._run, self._pipeline
+        packs = [*run.packs.refs, *pipeline.adopted]
+        run.adopted.update(p.run for p in pipeline.adopted)
+        run_keys = {run.run: run.keys.run_key}
+        run_keys.update({p.run: blocks.run_keys[p.run] for p in pipeline.adopted})
+        for log in logs:
+            if log.run not in run_keys:
+                run_keys[log.run] = self._repository.log_key(run.source, log.run)
+        body = Body(
+            facts=finished.facts,
+            checks=[_as_dict(check) for check in finished.checks],
+            statistics=self._statistics(),
+            provenance=run.provenance,
+            run_keys=run_keys,
+            hash_key=run.keys.hash_key,
+            cut_bits=_POSTGRES_CUT_BITS,
+            shards=self._shards,
+        )
+        manifest = run.commit(
+            kind="postgres full", position=backup.stop_lsn, flagged=not all(c.ok for c in finished.checks),
+            packs=packs, logs=logs, body=body,
+        )  # fmt: skip
+        run.end([str(manifest.name)])
+        return manifest
+
+    def _statistics(self) -> dict[str, int]:
+        counters, stored = self._pipeline.counters, self._run.packs.statistics
+        return {
+            "files": counters.files,
+            "vanished": counters.vanished,
+            "read_bytes": counters.read_bytes,
+            "reused_bytes": counters.reused_bytes,
+            "stored_bytes": stored.sealed_bytes,
+            "blobs": stored.blobs,
+            "wal_bytes": self._wal_bytes,
+        }
+
+    def report(self, manifest: Manifest, finished: Finished, seconds: float) -> BackUpReport:
+        """The job's report."""
+        s = self._statistics()
+        return BackUpReport(
+            job="back up",
+            source=self._run.source,
+            duration_s=seconds,
+            repository=self._repository.name,
+            snapshot=manifest.ulid,
+            kind=manifest.kind,
+            flagged=manifest.flagged,
+            checks=[_as_dict(check) for check in finished.checks],
+            files=s["files"],
+            bytes_read=s["read_bytes"],
+            bytes_stored=s["stored_bytes"],
+            bytes_reused=s["reused_bytes"],
+            ratio=round(s["read_bytes"] / s["stored_bytes"], 3) if s["stored_bytes"] else 0.0,
+            wal_bytes=s["wal_bytes"],
+            start_lsn=str(finished.facts["start_lsn"]),
+            stop_lsn=str(finished.facts["stop_lsn"]),
+            timeline=int(finished.facts["timeline"]),
+            run=self._run.run,
+        )
+
+
+class _Archiver:
+    """The thread that stores WAL while the files are read; its failure ends the reading."""
+
+    def __init__(self, job: _BackUp, backup: PostgresBackup) -> None:
+        self.refs: list[LogRef] = []
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._archive, args=(job, backup), name="mingus-wal")
+        self._thread.start()
+
+    def guarded(self, items: Any) -> Any:
+        """*items*, ended by the archiver's failure if there is one."""
+        with closing(items):
+            for item in items:
+                if self._failure is not None:
+                    raise self._failure
+                yield item
+
+    def join(self, backup: PostgresBackup) -> None:
+        """Wait for the end of the stream.
+
+        :raises MingusError: the archiver's failure.
+        """
+        backup.stop_wal()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _archive(self, job: _BackUp, backup: PostgresBackup) -> None:
+        try:
+            self.refs = job.archive(backup)
+            if not self.refs:
+                raise BackupBroken("the source sent no WAL")
+        except BaseException as error:  # noqa: BLE001 - the edge of a thread: handed to the caller
+            self._failure = error
+
+
+def _as_dict(check: Check) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "ok": check.ok,
+        "detail": check.detail,
+        **({"data": dict(check.data)} if check.data else {}),
+    }

@@ -1,0 +1,107 @@
+"""Where the pieces of one file lie, collected while its items are processed in any order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mingus_engine import bounds
+from mingus_engine.codec.containers import BlobKind
+from mingus_engine.codec.entries import (
+    LOCATION,
+    BlobRef,
+    Entry,
+    Extent,
+    RunTable,
+    decode_extents,
+    encode_extents,
+    encode_extents_blob,
+)
+from mingus_engine.sources.base import SourceFile
+
+#: Stores a blob of the tree and says where it lies.
+PutBlob = Callable[[BlobKind, bytes], BlobRef]
+
+
+@dataclass
+class FileMap:
+    """One file in the making. ``piece`` is called once per item; the last call of a file gives its entry.
+
+    :param pieces: offset → (length, encoded extents, hashes); compact, for a file of 1 GiB some 400 KB.
+    """
+
+    file: SourceFile
+    pieces: dict[int, tuple[int, bytes, bytes]] = field(default_factory=dict)
+    submitted: int = 0
+    done: int = 0
+    complete: bool = False
+    vanished: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def submit(self, last: bool) -> None:
+        """One more item is on its way; *last*: there will be no other."""
+        with self.lock:
+            self.submitted += 1
+            self.complete = self.complete or last
+
+    def piece(self, offset: int, length: int, extents: list[Extent], hashes: bytes) -> bool:
+        """An item is done; whether it was the file's last one to become so."""
+        with self.lock:
+            if length:
+                self.pieces[offset] = (length, encode_extents(extents), hashes)
+            return self._done()
+
+    def vanish(self) -> bool:
+        """An item found the file gone; whether it was the file's last one."""
+        with self.lock:
+            self.vanished = True
+            return self._done()
+
+    def entry(self, table: RunTable, put: PutBlob) -> Entry | None:
+        """The finished entry, ``None`` if the file has vanished.
+
+        A file that ended early while it was read is cut at the first byte that could not be read.
+        """
+        if self.vanished:
+            return None
+        extents, hashes = bytearray(), bytearray()
+        size = 0
+        for offset in sorted(self.pieces):
+            if offset != size:
+                break
+            length, more_extents, more_hashes = self.pieces[offset]
+            extents += more_extents
+            hashes += more_hashes
+            size += length
+        f = self.file
+        what = f.path.decode("utf-8", "replace")
+        maps = b""
+        if size > bounds.MAP_SPAN_BYTES or len(extents) + len(hashes) > bounds.ENTRY_INLINE_MAX_BYTES:
+            maps = _put_maps(bytes(extents), bytes(hashes), table, put, what)
+            extents, hashes = bytearray(), bytearray()
+        return Entry(
+            path=f.path, kind=f.kind, mode=f.mode, uid=f.uid, gid=f.gid, mtime_ns=f.mtime_ns, size=size,
+            target=f.target, extents=bytes(extents), hashes=bytes(hashes), maps=maps,
+        )  # fmt: skip
+
+    def _done(self) -> bool:
+        self.done += 1
+        return self.complete and self.done == self.submitted
+
+
+def _put_maps(extents: bytes, hashes: bytes, table: RunTable, put: PutBlob, what: str) -> bytes:
+    """Store the map in pairs of blobs, one pair per 64 MiB of the file; their encoded locations."""
+    spans: dict[int, list[Extent]] = {}
+    for extent in decode_extents(extents, what):
+        spans.setdefault(extent.offset // bounds.MAP_SPAN_BYTES, []).append(extent)
+    per_span = bounds.MAP_SPAN_BYTES // bounds.BLOCK_BYTES * bounds.BLOCK_HASH_BYTES
+    maps = bytearray()
+    for span, found in sorted(spans.items()):
+        blob = encode_extents_blob(encode_extents(found), table, what)
+        for ref in (
+            put(BlobKind.EXTENTS, blob),
+            put(BlobKind.HASHES, hashes[span * per_span : (span + 1) * per_span]),
+        ):
+            maps += LOCATION.pack(table.index(ref.run), 0, ref.pack, ref.position, ref.sealed_bytes)
+    return bytes(maps)

@@ -1,0 +1,201 @@
+"""The data path of every backup: read → hash → compare → compress → seal → pack, in one pass over a bounded queue.
+
+One thread iterates the source's items; workers call ``read`` and do the rest. Hashing, zstd and AES release the GIL,
+so threads in one process are enough (PERF.md). What a block's keyed hash shows to be stored already becomes an extent
+over the stored blob.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from mingus_engine import bounds
+from mingus_engine.codec.containers import BlobKind
+from mingus_engine.codec.directories import Segment
+from mingus_engine.codec.entries import Extent, RunTable
+from mingus_engine.errors import Cancelled
+from mingus_engine.jobs.context import JobContext
+from mingus_engine.jobs.entry_sorter import EntrySorter
+from mingus_engine.jobs.file_map import FileMap
+from mingus_engine.repository.packs import PackRef
+from mingus_engine.repository.resume import StoredBlock, StoredBlocks
+from mingus_engine.repository.writer import WriteRun
+from mingus_engine.sources.base import FileKind, Item
+from mingus_engine.sources.postgres.pages import allocate_slab
+
+_POLL_S = 0.2
+
+
+@dataclass
+class Counters:
+    """What went through, in bytes and files; guarded by the pipeline's lock."""
+
+    read_bytes: int = 0
+    reused_bytes: int = 0
+    files: int = 0
+    vanished: int = 0
+
+
+class Pipeline:
+    """Processes items into packs and sorted entries.
+
+    :param blocks: what dead runs stored already; may be empty. :param total_bytes: expected, for progress; 0 = unknown.
+    """
+
+    def __init__(
+        self, run: WriteRun, entries: EntrySorter, table: RunTable, blocks: StoredBlocks, context: JobContext
+    ) -> None:
+        self._run, self._entries, self._table, self._blocks, self._context = run, entries, table, blocks, context
+        self._queue: queue.Queue[tuple[Item, FileMap] | None] = queue.Queue(bounds.QUEUE_ITEMS)
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._open: dict[bytes, FileMap] = {}
+        self.counters = Counters()
+        self.adopted: set[PackRef] = set()
+        self.total_bytes = 0
+
+    def process(self, items: Iterator[Item], workers: int) -> None:
+        """Run *items* through *workers* threads; returns when all are done.
+
+        :raises MingusError: the first failure of the source, a worker, or the store. :raises Cancelled: asked to stop.
+        """
+        threads = [threading.Thread(target=self._work, name=f"mingus-worker-{i}") for i in range(workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            for item in items:
+                self._context.checkpoint()
+                file_map = self._map_of(item)
+                file_map.submit(item.last)
+                self._enqueue((item, file_map))
+                if self._stop.is_set():
+                    break
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            for _ in threads:
+                self._enqueue(None)
+            for thread in threads:
+                thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _map_of(self, item: Item) -> FileMap:
+        path = item.file.path
+        file_map = self._open.get(path) or self._open.setdefault(path, FileMap(item.file))
+        if item.last:
+            del self._open[path]
+        return file_map
+
+    def _enqueue(self, work: tuple[Item, FileMap] | None) -> None:
+        while True:
+            try:
+                self._queue.put(work, timeout=_POLL_S)
+                return
+            except queue.Full:
+                if self._context.cancel.is_set():
+                    self._fail(Cancelled("the job was cancelled; nothing was committed"))
+                if self._stop.is_set() and work is not None:
+                    return
+
+    def _work(self) -> None:
+        scratch = allocate_slab()
+        while True:
+            work = self._queue.get()
+            if work is None:
+                return
+            item, file_map = work
+            try:
+                if not self._stop.is_set():
+                    self._process(item, file_map, scratch)
+            except BaseException as error:  # noqa: BLE001 - the edge of a thread: handed to the caller
+                self._fail(error)
+            finally:
+                item.release()
+
+    def _process(self, item: Item, file_map: FileMap, scratch: memoryview) -> None:
+        data = item.read(scratch)
+        if data is None:
+            if file_map.vanish():
+                with self._lock:
+                    self.counters.vanished += 1
+            return
+        hashes, extents = self._store(item.file.path, item.offset, data)
+        with self._lock:
+            self.counters.read_bytes += len(data)
+            self.counters.files += item.last and item.file.kind == FileKind.FILE
+            done = self.counters.read_bytes
+        if file_map.piece(item.offset, len(data), extents, hashes):
+            entry = file_map.entry(self._table, lambda kind, raw: self._run.packs.append(kind, raw))
+            if entry is not None:
+                self._entries.add(entry)
+        self._context.progress("back up", done, self.total_bytes, item.file.path.decode("utf-8", "replace"))
+
+    def _store(self, path: bytes, offset: int, data: memoryview) -> tuple[bytes, list[Extent]]:
+        """Store what is not stored yet of *data*; its block hashes and extents."""
+        key = self._run.keys.hash_key
+        blocks = range(0, len(data), bounds.BLOCK_BYTES)
+        hashes = [
+            blake3(data[at : at + bounds.BLOCK_BYTES], key=key).digest(length=bounds.BLOCK_HASH_BYTES) for at in blocks
+        ]
+        stored = self._blocks.get(path, offset, len(data)) if self._blocks else {}
+        extents: list[Extent] = []
+        fresh = 0  # where the run of blocks that must be stored begins
+        for i, at in enumerate(blocks):
+            length = min(bounds.BLOCK_BYTES, len(data) - at)
+            known = stored.get(offset + at)
+            if known is not None and known.hash == hashes[i] and known.length == length:
+                self._put(path, offset, data, fresh, at, hashes, extents)
+                fresh = at + length
+                self._reuse(offset + at, known, extents)
+            elif at + length - fresh >= bounds.BLOB_PLAIN_BYTES:
+                self._put(path, offset, data, fresh, at + length, hashes, extents)
+                fresh = at + length
+        self._put(path, offset, data, fresh, len(data), hashes, extents)
+        return b"".join(hashes), extents
+
+    def _put(
+        self,
+        path: bytes,
+        offset: int,
+        data: memoryview,
+        start: int,
+        end: int,
+        hashes: list[bytes],
+        extents: list[Extent],
+    ) -> None:
+        if start >= end:
+            return
+        first, behind = start // bounds.BLOCK_BYTES, -(-end // bounds.BLOCK_BYTES)
+        segment = Segment(path, offset + start, 0, end - start, b"".join(hashes[first:behind]))
+        ref = self._run.packs.append(BlobKind.DATA, data[start:end], (segment,))
+        extents.append(Extent(offset + start, end - start, 0, ref.pack, ref.position, ref.sealed_bytes, 0))
+
+    def _reuse(self, offset: int, known: StoredBlock, extents: list[Extent]) -> None:
+        run = self._table.index(known.blob.run)
+        new = Extent(
+            offset, known.length, run, known.blob.pack, known.blob.position, known.blob.sealed_bytes, known.blob_offset
+        )
+        last = extents[-1] if extents else None
+        if (
+            last is not None
+            and (last.run, last.pack, last.position) == (new.run, new.pack, new.position)
+            and last.blob_offset + last.length == new.blob_offset
+        ):
+            extents[-1] = last._replace(length=last.length + new.length)
+        else:
+            extents.append(new)
+        with self._lock:
+            self.counters.reused_bytes += known.length
+            self.adopted.add(self._blocks.pack(known.blob.run, known.blob.pack))
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._failure = self._failure or error
+        self._stop.set()

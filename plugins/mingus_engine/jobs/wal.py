@@ -1,0 +1,98 @@
+"""From a stream of WAL to log containers: cut at segment ends, sealed in memory, stored, and read back before anybody
+trusts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from mingus_engine.codec.containers import ContainerKind
+from mingus_engine.errors import BackupBroken
+from mingus_engine.repository import names
+from mingus_engine.repository.logs import LogReader, LogWriter
+from mingus_engine.repository.manifests import LogRef
+from mingus_engine.repository.writer import WriteRun
+from mingus_engine.sources.base import TimelineHistory, WalPiece
+
+
+def archive(
+    run: WriteRun,
+    stream: Iterable[WalPiece | TimelineHistory],
+    *,
+    system_id: int,
+    segment_bytes: int,
+    spool_path: Path,
+    level: int,
+    on_stored: Callable[[int], None] = lambda _: None,
+) -> list[LogRef]:
+    """Store everything of *stream*: a container per WAL segment, a shorter one (a slice) for an unfinished last
+    segment.
+
+    :param on_stored: told of the LSN up to which everything is durable, after each put.
+    :raises BackupBroken: the stream has a gap. :raises StoreError: a container could not be stored.
+    """
+    refs: list[LogRef] = []
+    writer: LogWriter | None = None
+    last: WalPiece | None = None
+    facts = {"system_id": str(system_id), "wal_segment_bytes": segment_bytes}
+
+    def put(piece: WalPiece) -> None:
+        nonlocal writer
+        if writer is not None:
+            end = writer.start + writer.length
+            refs.append(writer.put(server_clock_us=piece.server_clock_us, flush=piece.flush, facts=facts))
+            writer = None
+            on_stored(end)
+
+    try:
+        for piece in stream:
+            if isinstance(piece, TimelineHistory):
+                refs.append(_history(run, piece, system_id, spool_path, level))
+                continue
+            at, data = piece.start, piece.data
+            while data:
+                if writer is None:
+                    lineage = names.wal_lineage(system_id, piece.timeline, at)
+                    writer = LogWriter(run, ContainerKind.WAL, lineage, at, spool_path=spool_path, level=level)
+                if at != writer.start + writer.length:
+                    raise BackupBroken(f"WAL stream jumped from {writer.start + writer.length:X} to {at:X}")
+                take = min(len(data), segment_bytes - at % segment_bytes)
+                writer.append(data[:take])
+                at, data = at + take, data[take:]
+                if at % segment_bytes == 0:
+                    put(piece)
+            last = piece
+        if last is not None:
+            put(last)
+    finally:
+        if writer is not None:
+            writer.close()
+    return refs
+
+
+def read_back(run: WriteRun, refs: Sequence[LogRef], start: int, stop: int) -> int:
+    """Open every container again and prove that *start* to *stop* is covered without a gap; the plain bytes read.
+
+    :raises Damaged: what is stored is not what was sent. :raises BackupBroken: WAL of the range is missing.
+    """
+    total = 0
+    covered = start
+    for ref in sorted((r for r in refs if not r.lineage.endswith("/history")), key=lambda r: (r.start, r.end)):
+        reader = LogReader(run.repository, run.source, ref)
+        total += sum(len(chunk) for chunk in reader.chunks())
+        if ref.start <= covered < ref.end:
+            covered = ref.end
+    if covered < stop:
+        raise BackupBroken(f"stored WAL ends at {covered:X}, the backup needs it up to {stop:X}")
+    return total
+
+
+def _history(run: WriteRun, history: TimelineHistory, system_id: int, spool_path: Path, level: int) -> LogRef:
+    lineage = names.history_lineage(system_id, history.timeline)
+    writer = LogWriter(run, ContainerKind.HISTORY, lineage, 0, spool_path=spool_path, level=level)
+    try:
+        writer.append(history.content)
+        return writer.put(server_clock_us=0, flush=0, facts={"filename": history.filename})
+    finally:
+        writer.close()

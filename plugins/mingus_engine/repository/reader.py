@@ -1,0 +1,211 @@
+"""Reading a snapshot: shards → entries → extents → blobs, each opened once and checked before it is believed.
+
+Every blob is authenticated (AES-GCM, at its place), its plain length checked before it is decompressed, and every 64
+KiB block whose hash is known is hashed again. Memory: one fetched range (at most 4 MiB and one blob) a reader and
+what the shard being read holds.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+from collections.abc import Iterable, Iterator
+
+from blake3 import blake3
+
+from mingus_engine import bounds
+from mingus_engine.codec import entries as codec
+from mingus_engine.codec import shards
+from mingus_engine.codec.blobs import Decompressor
+from mingus_engine.codec.containers import HEADER_BYTES, PACK_MAGIC, BlobKind, Cipher, Header
+from mingus_engine.codec.entries import BlobRef, Extent, Location, RunTable
+from mingus_engine.codec.shards import TabledEntry
+from mingus_engine.errors import Damaged
+from mingus_engine.repository import envelope
+from mingus_engine.repository.manifests import Body, Manifest
+from mingus_engine.repository.packs import PackRef, pack_key
+from mingus_engine.repository.repository import Repository
+
+_UNKNOWN_HASH = bytes(bounds.BLOCK_HASH_BYTES)
+
+
+class SnapshotReader:
+    """Reads one snapshot of one repository. May be used by several threads.
+
+    :raises KeyUnavailable: :raises Damaged: the manifest does not open.
+    """
+
+    def __init__(self, repository: Repository, manifest: Manifest) -> None:
+        self.repository, self.manifest = repository, manifest
+        self.body: Body = repository.manifest_body(manifest)
+        self._packs = {(p.run, p.number): p for p in manifest.packs}
+        self._ciphers: dict[tuple[str, int], Cipher] = {}
+        self._lock = threading.Lock()
+        self._local = threading.local()
+
+    def files(self) -> Iterator[TabledEntry]:
+        """Every entry of the snapshot in path order.
+
+        :raises Damaged: a shard is missing, changed, swapped, or out of order.
+        """
+        last = b""
+        for i, shard in enumerate(self.body.shards):
+            what = f"{self.manifest.name} shard {i}"
+            raw = self.blob(BlobKind.SHARD, shard.blob)
+            if not hmac.compare_digest(blake3(raw, key=self.body.hash_key).digest(), shard.digest):
+                raise Damaged(f"{what}: is not the shard that the manifest lists")
+            table, found = shards.decode(raw, what)
+            if not found or found[0].path != shard.first_path or (i and found[0].path <= last):
+                raise Damaged(f"{what}: does not begin where the manifest says")
+            last = found[-1].path
+            for entry in found:
+                yield TabledEntry(entry, table)
+
+    def data(self, file: TabledEntry) -> Iterator[tuple[int, memoryview | None, int]]:
+        """The content of *file* in ascending order: offset, bytes (``None`` = hole) and length in bytes.
+
+        :raises Damaged: anything of it is missing or changed, or does not add up to the entry's size.
+        """
+        what = file.entry.path.decode("utf-8", "replace")
+        expected = 0
+        for extents, table, hashes in self._spans(file, what):
+            checker = _BlockChecker(hashes, expected, file.entry.size, self.body.hash_key, what)
+            for extent, data in self._fetch(extents, table, what):
+                if extent.offset != expected:
+                    raise Damaged(f"{what}: extent at {extent.offset} where {expected} was expected")
+                expected += extent.length
+                checker.update(data, extent.length)
+                yield extent.offset, data, extent.length
+            checker.finish()
+        if expected != file.entry.size:
+            raise Damaged(f"{what}: extents cover {expected} of {file.entry.size} bytes")
+
+    def blob(self, kind: BlobKind, ref: BlobRef) -> bytes:
+        """The data of one blob."""
+        pack, cipher, name = self._pack(ref.run, ref.pack)
+        if ref.position + ref.sealed_bytes > pack.size:
+            raise Damaged(f"{name}: a blob at {ref.position} lies beyond its end")
+        sealed = self.repository.store.get_range(name, ref.position, ref.sealed_bytes)
+        return self._open(cipher, kind, ref.position, memoryview(sealed), name)
+
+    def _spans(self, file: TabledEntry, what: str) -> Iterator[tuple[list[Extent], RunTable, bytes]]:
+        """Per span of the file its extents, their run table, and its block hashes."""
+        entry = file.entry
+        if not entry.maps:
+            yield codec.decode_extents(entry.extents, what), file.table, entry.hashes
+            return
+        for where_extents, where_hashes in entry.map_locations():
+            raw = self.blob(BlobKind.EXTENTS, self._ref(where_extents, file.table, what))
+            table, extents = codec.decode_extents_blob(raw, what)
+            hashes = self.blob(BlobKind.HASHES, self._ref(where_hashes, file.table, what))
+            yield extents, table, hashes
+
+    def _fetch(
+        self, extents: Iterable[Extent], table: RunTable, what: str
+    ) -> Iterator[tuple[Extent, memoryview | None]]:
+        """The bytes of *extents*, neighbours in a pack fetched by one read, each blob opened once in a row."""
+        for group in _groups(extents):
+            if group[0].hole:
+                yield group[0], None
+                continue
+            pack, cipher, name = self._pack(table.run(group[0].run, what), group[0].pack)
+            start, end = group[0].position, max(e.position + e.sealed_bytes for e in group)
+            if end > pack.size:
+                raise Damaged(f"{name}: extents of {what} lie beyond its end")
+            raw = memoryview(self.repository.store.get_range(name, start, end - start))
+            opened: tuple[int, bytes] = (-1, b"")
+            for e in group:
+                if opened[0] != e.position:
+                    sealed = raw[e.position - start : e.position - start + e.sealed_bytes]
+                    opened = e.position, self._open(cipher, BlobKind.DATA, e.position, sealed, name)
+                data = memoryview(opened[1])[e.blob_offset : e.blob_offset + e.length]
+                if len(data) != e.length:
+                    raise Damaged(f"{name}: blob at {e.position} is too short for {what}")
+                yield e, data
+
+    def _open(self, cipher: Cipher, kind: BlobKind, position: int, sealed: memoryview, name: str) -> bytes:
+        decompressor: Decompressor | None = getattr(self._local, "decompressor", None)
+        if decompressor is None:
+            decompressor = self._local.decompressor = Decompressor()
+        return decompressor.data(cipher.open(kind, position, sealed, name), name)
+
+    def _ref(self, location: Location, table: RunTable, what: str) -> BlobRef:
+        return BlobRef(table.run(location.run, what), location.pack, location.position, location.sealed_bytes)
+
+    def _pack(self, run: str, number: int) -> tuple[PackRef, Cipher, str]:
+        key = (run, number)
+        if key not in self._packs or run not in self.body.run_keys:
+            raise Damaged(f"{self.manifest.name}: refers to pack {number} of run {run} without listing it")
+        pack = self._packs[key]
+        name = str(pack.name(self.manifest.name.source))
+        with self._lock:
+            cipher = self._ciphers.get(key)
+        if cipher is None:
+            header = Header.decode(self.repository.store.get_range(name, 0, HEADER_BYTES), PACK_MAGIC, name)
+            if (header.run, header.number) != key:
+                envelope.mismatch(name)
+            cipher = Cipher(header, pack_key(header, self.body.run_keys[run]))
+            with self._lock:
+                self._ciphers[key] = cipher
+        return pack, cipher, name
+
+
+class _BlockChecker:
+    """Hashes what is read, block by block, against the recorded keyed hashes; zero = unknown, authenticated only."""
+
+    def __init__(self, hashes: bytes, start: int, size: int, key: bytes, what: str) -> None:
+        self._hashes, self._key, self._what = hashes, key, what
+        self._size, self._at, self._block = size, start, 0
+        self._hasher: blake3 | None = None
+
+    def update(self, data: memoryview | None, length: int) -> None:
+        """The next *length* bytes. :raises Damaged: a block is not the recorded one."""
+        done = 0
+        while done < length:
+            step = min(length - done, bounds.BLOCK_BYTES - self._at % bounds.BLOCK_BYTES)
+            piece = bytes(step) if data is None else data[done : done + step]
+            done += step
+            self._at += step
+            ends = self._at % bounds.BLOCK_BYTES == 0 or self._at == self._size
+            if self._hasher is None and ends:
+                self._compare(blake3(piece, key=self._key).digest(length=bounds.BLOCK_HASH_BYTES))
+                continue
+            self._hasher = self._hasher or blake3(key=self._key)
+            self._hasher.update(piece)
+            if ends:
+                self._compare(self._hasher.digest(length=bounds.BLOCK_HASH_BYTES))
+                self._hasher = None
+
+    def finish(self) -> None:
+        """:raises Damaged: there are more hashes than blocks."""
+        if self._block * bounds.BLOCK_HASH_BYTES != len(self._hashes):
+            raise Damaged(f"{self._what}: {len(self._hashes)} bytes of hashes for {self._block} blocks")
+
+    def _compare(self, found: bytes) -> None:
+        at = self._block * bounds.BLOCK_HASH_BYTES
+        expected = self._hashes[at : at + bounds.BLOCK_HASH_BYTES]
+        self._block += 1
+        if expected not in (_UNKNOWN_HASH, found):
+            raise Damaged(f"{self._what}: the block before byte {self._at} is not the one that was backed up")
+
+
+def _groups(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
+    """Extents in file order, cut where the next one is not near behind in the same pack (DESIGN §5 "Restore plans")."""
+    group: list[Extent] = []
+    end = 0
+    for e in extents:
+        near = (
+            group
+            and not e.hole
+            and not group[0].hole
+            and (e.run, e.pack) == (group[0].run, group[0].pack)
+            and group[-1].position <= e.position <= end + bounds.FETCH_GAP_BYTES
+            and e.position + e.sealed_bytes - group[0].position <= bounds.FETCH_MAX_BYTES
+        )
+        if group and not near:
+            yield group
+            group, end = [], 0
+        group.append(e)
+        end = max(end, e.position + e.sealed_bytes)
+    if group:
+        yield group
