@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO
 
 from mingus_engine.errors import Damaged, TargetNotEmpty
 from mingus_engine.targets import durability, places
@@ -19,6 +20,7 @@ _NOTE = b"""MINGUS Backup & Recovery is writing into this directory, or was inte
 What is here is not complete and must not be used. This file disappears when the restore is complete.
 """
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryTarget:
@@ -142,6 +144,21 @@ class DirectoryTarget:
             descriptor = os.open(parts[-1], _CREATE, 0o600, dir_fd=parent)
         return DiskWriter(descriptor, entry, owner=self._owner_of(entry), mode=self._modes(entry), on_close=on_close)
 
+    def create(self, path: bytes) -> BinaryIO:
+        """A new file of the target's own, 0600, to be written by and by; the caller closes it.
+
+        :raises TargetError: something is there, or the file system refused.
+        """
+        return self._open_own(path, _CREATE)
+
+    def append(self, path: bytes, data: bytes) -> None:
+        """Append to a file that was restored, or make it.
+
+        :raises TargetError: the file system refused.
+        """
+        with translated(path), self._open_own(path, _APPEND) as file:
+            file.write(data)
+
     def read_file(self, path: bytes, max_bytes: int) -> bytes:
         """The first *max_bytes* of a file that was restored.
 
@@ -204,12 +221,18 @@ class DirectoryTarget:
 
     def _mark(self) -> None:
         root = self._places[self.root].descriptor
-        with translated(self.root):
-            descriptor = os.open(INCOMPLETE, _CREATE, 0o600, dir_fd=root)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_NOTE)
-                if self._owner is not None:
-                    os.fchown(file.fileno(), *self._owner)
+        with translated(self.root), os.fdopen(os.open(INCOMPLETE, _CREATE, 0o600, dir_fd=root), "wb") as file:
+            file.write(_NOTE)
+            if self._owner is not None:
+                os.fchown(file.fileno(), *self._owner)
+
+    def _open_own(self, path: bytes, flags: int) -> BinaryIO:
+        base, parts = self._resolve(path)
+        with translated(path), open_parent(base, parts, create=True, owner=self._owner) as parent:
+            file = os.fdopen(os.open(parts[-1], flags, 0o600, dir_fd=parent), "wb")
+            if self._owner is not None:
+                os.fchown(file.fileno(), *self._owner)
+        return file
 
     def _resolve(self, path: bytes) -> tuple[int, tuple[bytes, ...]]:
         parts = split(path)

@@ -89,8 +89,8 @@ class DiskWriter:
             os.fchmod(self._descriptor, self._mode)  # after the owner: a change of owner clears setuid
             os.utime(self._descriptor, ns=(self._entry.mtime_ns, self._entry.mtime_ns))
             self.abort()
-        if self._on_close is not None:
-            self._on_close(self._entry, total)
+            if self._on_close is not None:
+                self._on_close(self._entry, total)
         return total
 
     def abort(self) -> None:
