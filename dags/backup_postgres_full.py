@@ -37,7 +37,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pendulum
 from airflow.sdk import DAG, Param, task, task_group
 
 from mingus_airflow.operators import EncryptAndShipOperator, PgBaseBackupOperator, RestoreVerifyOperator
@@ -51,8 +50,7 @@ SOURCES = [source.id for source in SETTINGS.sources if source.kind == "postgres"
 with DAG(
     dag_id="backup_postgres_full",
     doc_md=__doc__,
-    schedule=schedule(SETTINGS, "backup_postgres_full", default="0 2 * * *"),
-    start_date=pendulum.datetime(2026, 1, 1, tz=SETTINGS.time_zone),
+    schedule=schedule(SETTINGS, "backup_postgres_full"),
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=36),

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
-from airflow.sdk.log import mask_secret
+from airflow.sdk.log import mask_secret, redact
 
 from mingus_engine.errors import SettingsError
 from mingus_engine.settings import PostgresConnection, Secret, Settings, read_secret
@@ -60,6 +60,15 @@ def mask_secrets(settings: Settings, source_id: str) -> None:
     for secret in secrets:
         if secret is not None and secret.reveal():
             mask_secret(secret.reveal())
+
+
+def redacted(text: str) -> str:
+    """*text* without the secrets of :func:`mask_secrets`.
+
+    Airflow itself masks a task's log where it is stored, but not the copy that ``LocalExecutor`` writes to the
+    scheduler's standard output; so texts of the engine are masked before they are logged.
+    """
+    return str(redact(text))
 
 
 def _merged(base: PostgresConnection, found: Any, name: str) -> PostgresConnection:

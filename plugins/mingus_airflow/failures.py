@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from mingus_airflow.connections import redacted
 from mingus_engine.errors import MingusError
 
 
@@ -30,10 +31,10 @@ def translated(log: logging.Logger, what: str) -> Iterator[None]:
 
 def as_airflow(error: MingusError, log: logging.Logger, what: str) -> AirflowException:
     """The Airflow exception for *error*; its text and hint are logged on the way."""
-    text = f"{what}: {error.message} [{type(error).__name__}, exit code {error.exit_code}]"
+    text = redacted(f"{what}: {error.message} [{type(error).__name__}, exit code {error.exit_code}]")
     log.error("%s", text)
     if error.hint:
-        log.error("hint: %s", error.hint)
+        log.error("hint: %s", redacted(error.hint))
     if error.transient:
         log.warning("this may pass by itself: Airflow tries again while retries are left")
         return AirflowException(text)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mingus_airflow.connections import redacted
 from mingus_engine.jobs.context import JobContext, Progress, Report
 
 # Airflow sends SIGKILL five seconds after SIGTERM; after a time-out nobody hurries us, but a job that does not stop
@@ -37,7 +38,7 @@ class JobRunner:
         self._done = threading.Event()
         self._outcome: Report | None = None
         self._error: BaseException | None = None
-        self.context = JobContext(provenance=provenance, on_progress=self._note, log=lambda line: log.info("%s", line))
+        self.context = JobContext(provenance=provenance, on_progress=self._note, log=self._say)
 
     def cancel(self) -> None:
         """Ask the job to stop; it raises ``Cancelled`` at its next checkpoint and leaves nothing behind."""
@@ -69,6 +70,9 @@ class JobRunner:
             self._error = error
         finally:
             self._done.set()
+
+    def _say(self, line: str) -> None:
+        self._log.info("%s", redacted(line))
 
     def _note(self, progress: Progress) -> None:
         self._latest = progress
@@ -121,7 +125,7 @@ def provenance_of(context: Mapping[str, Any], hostname: str) -> dict[str, str]:
         "task_id": ti.task_id,
         "map_index": ti.map_index,
         "try_number": ti.try_number,
-        "run_type": getattr(run, "run_type", None),
+        "run_type": getattr(getattr(run, "run_type", None), "value", None),
         "triggered_by": getattr(run, "triggering_user_name", None),
         "hostname": hostname,
     }

@@ -6,17 +6,22 @@ import dataclasses
 import difflib
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from airflow.sdk import CronTriggerTimetable
 
 from mingus_engine.errors import SettingsError
 from mingus_engine.settings import Settings, load
 
 # dags/, plugins/ and include/ lie side by side, in a clone as in an image; a worker's directory may be anything.
 DEFAULT_SETTINGS_FILE = Path(__file__).resolve().parents[2] / "include" / "config" / "mingus.yaml"
+
+# Every scheduled DAG with its cron expression, unless the settings say otherwise.
+DEFAULT_SCHEDULES = {"backup_postgres_full": "0 2 * * *"}
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,23 @@ def wiring(settings: Settings) -> Wiring:
     return _build(Wiring(), settings.airflow, "airflow")
 
 
-def schedule(settings: Settings, dag_id: str, default: str) -> str | None:
-    """The cron expression of *dag_id*: of the settings, else *default*; ``none`` = only when triggered."""
-    cron = settings.schedules.get(dag_id, default)
-    return None if cron == "none" else cron
+def schedule(settings: Settings, dag_id: str) -> CronTriggerTimetable | None:
+    """When *dag_id* runs, in the settings' time zone: their cron expression, else the default; ``none`` = if triggered.
+
+    A DAG that is unpaused at noon waits for its next time instead of making up for the last one.
+
+    :raises SettingsError: the settings schedule a DAG that there is not.
+    """
+    for name in settings.schedules:
+        if name not in DEFAULT_SCHEDULES:
+            raise SettingsError(f"schedules: unknown key {name!r}; {_nearest(name, DEFAULT_SCHEDULES)}")
+    cron = settings.schedules.get(dag_id, DEFAULT_SCHEDULES[dag_id])
+    return None if cron == "none" else CronTriggerTimetable(cron, timezone=settings.time_zone)
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
 def _build(default: Any, raw: Any, where: str) -> Any:
@@ -97,9 +115,7 @@ def _build(default: Any, raw: Any, where: str) -> Any:
     for key, value in raw.items():
         place = f"{where}.{key}"
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            said = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
-            raise SettingsError(f"{where}: unknown key {str(key)!r}; {said}")
+            raise SettingsError(f"{where}: unknown key {str(key)!r}; {_nearest(str(key), hints)}")
         if dataclasses.is_dataclass(hints[key]):
             values[key] = _build(getattr(default, key), value, place)
         elif isinstance(value, bool) or not isinstance(value, hints[key]) or (value in ("", 0) and key != "retries"):

@@ -23,6 +23,16 @@ class ChainReport(Report):
     bytes_put: int = 0
 
 
+def hops(chain: Sequence[str], first: str) -> list[tuple[str, str]]:
+    """Origin and destination of each hop when the backup is in *first*.
+
+    That is the chain's first repository unless that could not be reached: then the rest of the chain is served before
+    the ones that were passed over.
+    """
+    at = chain.index(first)
+    return [*itertools.pairwise(chain[at:]), *((first, skipped) for skipped in chain[:at])]
+
+
 class EncryptAndShipOperator(EngineOperator):
     """Copies packs bit for bit to each further repository of the chain and seals the manifest under each one's own key.
 
@@ -46,14 +56,15 @@ class EncryptAndShipOperator(EngineOperator):
         from mingus_engine.jobs.ship import ship
 
         watch, snapshot, chain = Stopwatch(), snapshot_id(self.snapshot), settings.chain(self.source)
-        hops: list[dict[str, Any]] = []
-        for origin, destination in itertools.pairwise(chain):
+        first = self.snapshot.get("repository") if isinstance(self.snapshot, Mapping) else None
+        done: list[dict[str, Any]] = []
+        for origin, destination in hops(chain, first or chain[0]):
             context.log(f"shipping from {origin} to {destination}")
             report = ship(
                 settings, self.source, origin=origin, destination=destination, context=context, snapshot=snapshot
             )
-            hops.append({"origin": origin, "destination": destination, **report.as_dict()})
-        if not hops:
+            done.append({"origin": origin, "destination": destination, **report.as_dict()})
+        if not done:
             context.log(f"nothing to ship: {self.source} has one repository only, {chain[0]} (ship_to is empty)")
         return ChainReport(
             job="ship",
@@ -61,7 +72,7 @@ class EncryptAndShipOperator(EngineOperator):
             duration_s=watch.seconds,
             snapshot=snapshot,
             repositories=list(chain),
-            hops=hops,
-            objects_put=sum(hop.get("objects_put", 0) for hop in hops),
-            bytes_put=sum(hop.get("bytes_put", 0) for hop in hops),
+            hops=done,
+            objects_put=sum(hop.get("objects_put", 0) for hop in done),
+            bytes_put=sum(hop.get("bytes_put", 0) for hop in done),
         )

@@ -1,0 +1,129 @@
+"""The demo's settings file and its two repositories, made through the engine as an operator would make them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from demo.ledger import BACKUP_ROLE, DATABASE, Ledger
+from demo.places import REPOSITORY_ROOT, Places
+
+SOURCE = "ledger"
+CONNECTION = "demo_ledger"
+CHAIN = ("primary", "offsite")
+POOLS = {"back_up": ("mingus_backup", 1), "ship": ("mingus_ship", 2), "verify": ("mingus_verify", 1)}
+_KEY = "BACKUP_ENCRYPTION_KEY"
+
+_PREDICATES = {
+    "debits equal credits in every currency": """
+        SELECT bool_and(debits = credits) FROM (
+            SELECT sum(amount) FILTER (WHERE side = 'D') AS debits, sum(amount) FILTER (WHERE side = 'C') AS credits
+            FROM posting GROUP BY currency) AS sums""",
+    "every posting has its entry and account": """
+        SELECT NOT EXISTS (SELECT FROM posting AS p WHERE NOT EXISTS (SELECT FROM entry WHERE id = p.entry_id))
+           AND NOT EXISTS (SELECT FROM posting AS p WHERE NOT EXISTS (SELECT FROM account WHERE id = p.account_id))""",
+}
+_MEASUREMENTS = {
+    "postings": "SELECT count(*) FROM posting",
+    "money moved": "SELECT sum(amount) FROM posting WHERE side = 'D'",
+    "documents": "SELECT count(*) FROM document",
+}
+
+
+def write_settings(places: Places, ledger: Ledger) -> None:
+    """Write ``mingus.yaml``, without any secret, and the password file it names."""
+    password_file = places.root / "ledger-password"
+    _write_private(password_file, ledger.password + "\n")
+    document = {
+        "state_directory": str(places.root / "state"),
+        "repositories": [{"name": name, "path": str(places.root / "repositories" / name)} for name in CHAIN],
+        "sources": [
+            {
+                "id": SOURCE,
+                "kind": "postgres",
+                "transport": "local",
+                "airflow_connection": CONNECTION,
+                "connection": {
+                    "host": "127.0.0.1",
+                    "port": ledger.port,
+                    "user": BACKUP_ROLE,
+                    "dbname": DATABASE,
+                    "password_env": "",
+                    "password_file": str(password_file),
+                    "sslmode": "disable",
+                },
+                "repository": CHAIN[0],
+                "ship_to": list(CHAIN[1:]),
+                "predicates": [{"name": name, "sql": " ".join(sql.split())} for name, sql in _PREDICATES.items()],
+                "measurements": [{"name": name, "sql": sql} for name, sql in _MEASUREMENTS.items()],
+                "verify": {"level": "L4", "scratch_directory": str(places.servers / "scratch")},
+            }
+        ],
+        "airflow": {
+            **{job: {"pool": pool, "timeout_s": 1800} for job, (pool, _) in POOLS.items()},
+            "retries": 1,
+            "retry_delay_s": 5,
+            "progress_interval_s": 1,
+        },
+    }
+    (places.root / "repositories").mkdir(exist_ok=True)
+    (places.servers / "scratch").mkdir(mode=0o755, exist_ok=True)
+    places.settings.write_text(yaml.safe_dump(document, sort_keys=False, width=120), encoding="utf-8")
+
+
+def environment(places: Places, key: str) -> dict[str, str]:
+    """What the engine needs in the environment of whoever runs it."""
+    return {"MINGUS_CONFIG": str(places.settings), _KEY: key}
+
+
+def write_environment(places: Places, key: str) -> None:
+    """A file to source before using ``./mingus`` by hand."""
+    lines = [f"export {name}='{value}'" for name, value in environment(places, key).items()]
+    lines.append(f"export PATH='{REPOSITORY_ROOT}':\"$PATH\"")
+    _write_private(places.root / "env", "\n".join(lines) + "\n")
+
+
+def initialise(places: Places, key: str) -> dict[str, str]:
+    """Make the repositories; returns their escrow keys, which are noted on a sheet only their owner can read."""
+    from mingus_engine import settings
+    from mingus_engine.jobs.context import JobContext
+    from mingus_engine.jobs.initialise import initialise as initialise_repository
+
+    sheet: dict[str, str] = {}
+    with _in_environment(environment(places, key)):
+        loaded = settings.load(places.settings)
+        for name in CHAIN:
+            report = initialise_repository(loaded, name, context=JobContext(provenance={"program": "demo"}))
+            sheet[name] = report.escrow_key
+    _write_private(places.escrow_sheet, "".join(f"{name}: {escrow}\n" for name, escrow in sheet.items()))
+    return sheet
+
+
+def new_key() -> str:
+    """A random 32-byte key, as ``BACKUP_ENCRYPTION_KEY`` takes it."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _in_environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for a while: the servers the demo starts later have no business with the key."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
