@@ -40,7 +40,7 @@ class JobContext:
     provenance: Mapping[str, str] = field(default_factory=dict)
     on_progress: Callable[[Progress], None] | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
-    log: Callable[[str], None] = lambda line: None
+    log: Callable[[str], None] = lambda _: None
 
     def progress(self, phase: str, done: int, total: int, detail: str = "") -> None:
         """Tell the caller; cheap enough for every slab."""

@@ -41,6 +41,17 @@ class Counters:
     vanished: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Slab:
+    """One item's bytes while they are stored; ``extents`` grows."""
+
+    path: bytes
+    offset: int
+    data: memoryview
+    hashes: list[bytes]
+    extents: list[Extent]
+
+
 class Pipeline:
     """Processes items into packs and sorted entries.
 
@@ -76,7 +87,7 @@ class Pipeline:
                 self._enqueue((item, file_map))
                 if self._stop.is_set():
                     break
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - threads must end before it goes on
             self._fail(error)
         finally:
             for _ in threads:
@@ -132,7 +143,7 @@ class Pipeline:
             self.counters.files += item.last and item.file.kind == FileKind.FILE
             done = self.counters.read_bytes
         if file_map.piece(item.offset, len(data), extents, hashes):
-            entry = file_map.entry(self._table, lambda kind, raw: self._run.packs.append(kind, raw))
+            entry = file_map.entry(self._table, self._run.packs.append)
             if entry is not None:
                 self._entries.add(entry)
         self._context.progress("back up", done, self.total_bytes, item.file.path.decode("utf-8", "replace"))
@@ -144,38 +155,30 @@ class Pipeline:
         hashes = [
             blake3(data[at : at + bounds.BLOCK_BYTES], key=key).digest(length=bounds.BLOCK_HASH_BYTES) for at in blocks
         ]
+        slab = _Slab(path, offset, data, hashes, [])
         stored = self._blocks.get(path, offset, len(data)) if self._blocks else {}
-        extents: list[Extent] = []
         fresh = 0  # where the run of blocks that must be stored begins
         for i, at in enumerate(blocks):
             length = min(bounds.BLOCK_BYTES, len(data) - at)
             known = stored.get(offset + at)
             if known is not None and known.hash == hashes[i] and known.length == length:
-                self._put(path, offset, data, fresh, at, hashes, extents)
+                self._put(slab, fresh, at)
                 fresh = at + length
-                self._reuse(offset + at, known, extents)
+                self._reuse(offset + at, known, slab.extents)
             elif at + length - fresh >= bounds.BLOB_PLAIN_BYTES:
-                self._put(path, offset, data, fresh, at + length, hashes, extents)
+                self._put(slab, fresh, at + length)
                 fresh = at + length
-        self._put(path, offset, data, fresh, len(data), hashes, extents)
-        return b"".join(hashes), extents
+        self._put(slab, fresh, len(data))
+        return b"".join(hashes), slab.extents
 
-    def _put(
-        self,
-        path: bytes,
-        offset: int,
-        data: memoryview,
-        start: int,
-        end: int,
-        hashes: list[bytes],
-        extents: list[Extent],
-    ) -> None:
+    def _put(self, slab: _Slab, start: int, end: int) -> None:
+        """Store bytes *start* to *end* of *slab* as one blob."""
         if start >= end:
             return
         first, behind = start // bounds.BLOCK_BYTES, -(-end // bounds.BLOCK_BYTES)
-        segment = Segment(path, offset + start, 0, end - start, b"".join(hashes[first:behind]))
-        ref = self._run.packs.append(BlobKind.DATA, data[start:end], (segment,))
-        extents.append(Extent(offset + start, end - start, 0, ref.pack, ref.position, ref.sealed_bytes, 0))
+        segment = Segment(slab.path, slab.offset + start, 0, end - start, b"".join(slab.hashes[first:behind]))
+        ref = self._run.packs.append(BlobKind.DATA, slab.data[start:end], (segment,))
+        slab.extents.append(Extent(slab.offset + start, end - start, 0, ref.pack, ref.position, ref.sealed_bytes, 0))
 
     def _reuse(self, offset: int, known: StoredBlock, extents: list[Extent]) -> None:
         run = self._table.index(known.blob.run)
