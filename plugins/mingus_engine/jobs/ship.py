@@ -145,6 +145,8 @@ class _Shipment:
                 put_by = stored.removeprefix(plain).removeprefix(".")
                 parsed = names.pack(stored) or names.log(stored)
                 owner = put_by or (parsed.run if isinstance(parsed, names.PackName) else "")
+                if owner == self.run.run:
+                    return put_by
                 if not owner or state.fences_on(self.there, self.run.source, owner):
                     continue
                 # Success thanks to another run's object: that run's fences are listed after the manifest, too.
@@ -169,6 +171,9 @@ class _Shipment:
             self.there.store.put(stored, file, size=size, sha256=digest.digest())
         self.objects_put += 1
         self.bytes_put += size
+        for prefix, listed in self._listed.items():
+            if stored.startswith(prefix):
+                listed[stored] = size
 
     def _log_key(self, run: str) -> None:
         """The key of a log writer, sealed for the destination; once per run."""
