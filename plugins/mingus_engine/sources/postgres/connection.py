@@ -7,15 +7,23 @@ the server become the classes of ``mingus_engine.errors``, naming host, port and
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
 from psycopg import conninfo, pq
 from psycopg.pq.abc import PGconn, PGresult
 
-from mingus_engine.errors import BackupBroken, SourceDenied, SourceError, SourceUnreachable, SourceUnsupported
+from mingus_engine.errors import (
+    BackupBroken,
+    Cancelled,
+    SourceDenied,
+    SourceError,
+    SourceUnreachable,
+    SourceUnsupported,
+)
 from mingus_engine.settings import PostgresConnection, Secret, read_secret
 
 Row = tuple[Any, ...]
@@ -28,7 +36,10 @@ _NO_TIMEOUTS = (
 # An object planted in a schema of the search path must not run with the rights of the backup role.
 _SAFE_PATH = " -c search_path=pg_catalog"
 
+_CANCEL_POLL_S = 0.1
+
 # Server texts of states that pass by themselves; libpq gives no SQLSTATE while connecting.
+
 _PASSING = re.compile(
     r"starting up|shutting down|in recovery mode|not yet accepting|too many (clients|connections)|remaining connection"
     r"|requested standby connections|recovery .* conflict",
@@ -143,6 +154,36 @@ def mapped(conn: PostgresConnection, doing: str) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise query_error(conn, error, doing) from error
+
+
+@contextmanager
+def cancellable(session: Session, cancel: threading.Event) -> Iterator[None]:
+    """Inside the block a statement of *session* is cancelled on the server when the event is set.
+
+    :raises Cancelled: it was.
+    """
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_CANCEL_POLL_S):
+            if cancel.is_set():
+                with suppress(psycopg.Error):
+                    session.cancel_safe(timeout=5)
+                return
+
+    watcher = threading.Thread(target=watch, name="mingus-cancel", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except psycopg.Error:
+        if cancel.is_set():
+            raise Cancelled("a statement was cancelled on request") from None
+        raise
+    finally:
+        done.set()
+        watcher.join()
+    if cancel.is_set():
+        raise Cancelled("a statement was cancelled on request")
 
 
 def _password(conn: PostgresConnection) -> Secret | None:

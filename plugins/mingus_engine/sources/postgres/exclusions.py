@@ -6,7 +6,7 @@ Paths are relative to the data directory, ``/``-separated bytes; a tablespace's 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 # Their contents are rebuilt at start; the empty directory itself is needed.
@@ -72,11 +72,11 @@ def leaves_out_relation(directory: bytes, name: bytes, unlogged: Collection[byte
     return match is not None and match[2] != b"init" and match[1] in unlogged
 
 
-def unlogged_filenodes(directory: bytes, names: Collection[bytes]) -> frozenset[bytes]:
+def unlogged_filenodes(directory: bytes, names: Iterable[bytes]) -> frozenset[bytes]:
     """File node numbers (digits) of the unlogged relations among the *names* of a directory."""
     if _DATABASE.fullmatch(directory) is None:
         return frozenset()
-    matches = (_RELATION.fullmatch(name) for name in names if b"_init" in name)
+    matches = (_RELATION.fullmatch(name) for name in names)
     return frozenset(match[1] for match in matches if match and match[2] == b"init")
 
 
