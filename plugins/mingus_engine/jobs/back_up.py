@@ -8,7 +8,8 @@ end of the run.
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +32,9 @@ from mingus_engine.repository.resume import StoredBlocks
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources import postgres
-from mingus_engine.sources.base import Finished
-from mingus_engine.sources.postgres import PostgresBackup
+from mingus_engine.sources.base import Finished, Item
+from mingus_engine.sources.postgres import lsn as lsns
+from mingus_engine.sources.postgres.backup import PostgresBackup
 
 # 2^8 entries of some 250 bytes and their maps: shards of a database near the target of 128 KiB (DESIGN §4).
 _POSTGRES_CUT_BITS = 8
@@ -106,11 +108,17 @@ class _BackUp:
         try:
             pipeline.process(archiver.guarded(backup.items()), self._source.workers)
             finished = backup.finish()
-        finally:
-            archiver.join(backup)
+        except BaseException:
+            backup.close()  # ends the stream of WAL, for which the archiver waits
+            archiver.join()
+            raise
+        archiver.join()
+        archiver.refuse_failure()
         context.checkpoint()
         context.progress("prove WAL", 0, 0)
-        self._wal_bytes = wal.read_back(run, archiver.refs, backup.wal_start_lsn, backup.stop_lsn)
+        self._wal_bytes = wal.read_back(
+            run, archiver.refs, lsns.segment_start(backup.start_lsn, backup.wal_segment_bytes), backup.stop_lsn
+        )
         pipeline.process(made_items(finished.files), 1)
         self._store_shards(entries)
         context.checkpoint()
@@ -120,7 +128,7 @@ class _BackUp:
         """Store the WAL of the backup while it runs; returns when the source says that all was sent."""
         return wal.archive(
             self._run, backup.wal(), system_id=backup.system_id, segment_bytes=backup.wal_segment_bytes,
-            spool_path=self._settings.spool_path, level=self._source.compression_level, on_stored=backup.confirm_wal,
+            spool_path=self._settings.spool_path, level=self._source.compression_level, on_stored=backup.receiver.confirm,
         )  # fmt: skip
 
     def _store_shards(self, entries: EntrySorter) -> None:
@@ -202,21 +210,18 @@ class _Archiver:
         self._thread = threading.Thread(target=self._archive, args=(job, backup), name="mingus-wal")
         self._thread.start()
 
-    def guarded(self, items: Any) -> Any:
+    def guarded(self, items: Iterator[Item]) -> Iterator[Item]:
         """*items*, ended by the archiver's failure if there is one."""
-        with closing(items):
-            for item in items:
-                if self._failure is not None:
-                    raise self._failure
-                yield item
+        for item in items:
+            self.refuse_failure()
+            yield item
 
-    def join(self, backup: PostgresBackup) -> None:
-        """Wait for the end of the stream.
-
-        :raises MingusError: the archiver's failure.
-        """
-        backup.stop_wal()
+    def join(self) -> None:
+        """Wait for the end of the stream."""
         self._thread.join()
+
+    def refuse_failure(self) -> None:
+        """:raises MingusError: what went wrong while WAL was stored."""
         if self._failure is not None:
             raise self._failure
 
