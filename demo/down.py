@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
-from demo import places, processes
+from demo import places, traces
 from demo.console import Console
 from demo.errors import DemoError
 
@@ -32,7 +32,7 @@ def down(console: Console) -> int:
             if time.monotonic() > deadline:
                 raise DemoError(f"process {pid} does not end; `kill -9 {pid}` and run this again")
             time.sleep(0.1)
-    ended = processes.end_marked(root)
+    ended = traces.end(root, here.servers, timeout_s=6)
     places.remove(here)
     console.plain(f"removed {root}" + (f" and {ended} processes" if ended else ""))
     return 0

@@ -2,8 +2,7 @@
 
 ``setpriv`` (util-linux, on every Debian) changes the user and asks the kernel to signal the process when its parent
 dies: a ``kill -9`` of the demo leaves nothing behind. That signal follows the *thread* that started the process: start
-what is to stay from the main thread. What those processes start themselves carries the mark in its environment, by
-which ``make demo-down`` finds it, whatever happened before.
+what is to stay from the main thread. ``demo.traces`` finds what outlived its parent nevertheless.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from demo import traces
 from demo.errors import DemoError
 from demo.places import Account
 
-# Never read from the environment, only set for children: a shell that exports it would mark the user's own processes.
-_MARK = "MINGUS_DEMO_MARK"
 _asked: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
 
@@ -41,7 +39,7 @@ def start(
     :param death_signal: what it gets when this thread ends (without ``SIG``).
     """
     with log.open("ab") as out:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             _as(command, account, death_signal),
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -50,6 +48,8 @@ def start(
             cwd=cwd,
             start_new_session=True,
         )
+    traces.note(mark, process.pid)
+    return process
 
 
 def run(
@@ -107,45 +107,13 @@ def ask(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTER
         process.send_signal(number)
 
 
-def marked(mark: Path) -> list[int]:
-    """The processes that carry the mark of the demo in *mark*, whoever started them."""
-    wanted = f"{_MARK}={mark}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            # Gone, or another user's and therefore not ours.
-            with suppress(OSError):
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
-
-
-def end_marked(mark: Path, *, timeout_s: float = 15) -> int:
-    """End every marked process: asked first, killed after *timeout_s*. Returns how many there were."""
-    ended = set()
-    deadline = time.monotonic() + timeout_s
-    asked: set[int] = set()
-    while left := marked(mark):
-        ended.update(left)
-        late = time.monotonic() > deadline
-        if late and time.monotonic() > deadline + 10:
-            raise DemoError(f"processes {left} do not end")
-        for pid in left:
-            if late or pid not in asked:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
-                asked.add(pid)
-        time.sleep(0.1)
-    return len(ended)
-
-
 def log_tail(log: Path, lines: int = 20) -> str:
     """The last lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
 def _environment(changes: Mapping[str, str | None] | None, mark: Path) -> dict[str, str]:
-    merged = {**os.environ, **(changes or {}), _MARK: str(mark)}
+    merged = {**os.environ, **(changes or {}), traces.MARK: str(mark)}
     return {name: value for name, value in merged.items() if value is not None}
 
 

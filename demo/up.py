@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from demo import places, processes, repositories
+from demo import places, repositories, traces
 from demo.console import Console
 from demo.errors import DemoError
 from demo.ledger import Ledger
@@ -29,7 +29,7 @@ def up(console: Console) -> int:
     if places.runner(root) is not None:
         raise DemoError(f"a demo is running already (process {places.runner(root)}); `make demo-down` ends it")
     if (left := places.find(root)) is not None:
-        processes.end_marked(root)
+        traces.end(root, left.servers)
         places.remove(left)
     here = places.make(root)
     signal.signal(signal.SIGTERM, _terminated)
@@ -46,7 +46,7 @@ def up(console: Console) -> int:
         finally:
             airflow.stop()
             ledger.stop()
-            processes.end_marked(root)
+            traces.end(root, here.servers)
             (here.root / "status.json").unlink(missing_ok=True)
 
 
