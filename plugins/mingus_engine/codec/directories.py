@@ -13,7 +13,7 @@ A segment says which range of which file lies where in the blob, with the keyed 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mingus_engine import bounds
@@ -86,6 +86,11 @@ class DirectoryBuilder:
         return head + bytes(self._path_bytes) + bytes(self._blobs)
 
 
+def directory_bytes(segments: Sequence[Segment]) -> int:
+    """The most that one blob of these *segments* adds to a directory."""
+    return _BLOB.size + sum(_PATH.size + len(s.path) + _SEGMENT.size + len(s.hashes) for s in segments)
+
+
 def decode(raw: bytes, what: str) -> Iterator[BlobEntry]:
     """The blobs of a directory in the order they were added.
 
@@ -95,6 +100,8 @@ def decode(raw: bytes, what: str) -> Iterator[BlobEntry]:
         version, files, blobs = _HEAD.unpack_from(raw)
         if version > VERSION:
             raise FormatTooNew(f"{what}: directory version {version}, this program knows {VERSION}")
+        if version != VERSION:
+            raise Damaged(f"{what}: impossible directory version {version}")
         at = _HEAD.size
         paths = []
         for _ in range(files):

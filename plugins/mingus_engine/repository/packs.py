@@ -19,19 +19,23 @@ from mingus_engine.codec.blobs import Compressor
 from mingus_engine.codec.containers import (
     HEADER_BYTES,
     LENGTH,
+    OVERHEAD_BYTES,
     PACK_MAGIC,
     BlobKind,
     Cipher,
     ContainerKind,
     Header,
 )  # fmt: skip
-from mingus_engine.codec.directories import BlobEntry, DirectoryBuilder, Segment
+from mingus_engine.codec.directories import BlobEntry, DirectoryBuilder, Segment, directory_bytes
 from mingus_engine.codec.entries import BlobRef
 from mingus_engine.codec.sealing import SALT_BYTES, TAG_BYTES
+from mingus_engine.errors import StoreError
 from mingus_engine.repository import spool
 from mingus_engine.repository.names import PackName
 from mingus_engine.store.base import Store
 
+# What blobs and the plain directory may take, so that the finished pack is within its bound.
+_CONTENT_MAX_BYTES = bounds.PACK_MAX_BYTES - OVERHEAD_BYTES - LENGTH.size
 # The directory must fit a blob; half of it leaves room for the largest single addition.
 _DIRECTORY_FULL_BYTES = bounds.BLOB_PLAIN_MAX_BYTES // 2
 # Packs finished but not yet in the store: two of 64 MiB hide the latency of a put without filling a disk.
@@ -69,41 +73,66 @@ class _OpenPack:
         self._size = HEADER_BYTES
         self._directory = DirectoryBuilder()
         self._writing = 0
+        self._closed = False
+        self._broken = False
         self._condition = threading.Condition()
 
-    def reserve(self, kind: BlobKind, sealed_bytes: int, plain_bytes: int, segments: Sequence[Segment]) -> int | None:
-        """The position of a new blob, ``None`` when the pack is full."""
+    def append(self, kind: BlobKind, plain_form: bytes, plain_bytes: int, segments: Sequence[Segment]) -> int | None:
+        """Seal a blob and write it; its position, ``None`` when the pack takes no more.
+
+        :raises StoreFull: no space in the spool; the pack will never be put.
+        """
+        position = self._reserve(kind, len(plain_form) + TAG_BYTES, plain_bytes, segments)
+        if position is None:
+            return None
+        written = False
+        try:
+            spool.write_at(self.file, position, self.cipher.seal(kind, position, plain_form))
+            written = True
+        finally:
+            with self._condition:
+                # The directory names this place: a pack with a hole there would be believed by a later run.
+                self._broken = self._broken or not written
+                self._writing -= 1
+                self._condition.notify_all()
+        return position
+
+    def finish(self, compressor: Compressor) -> tuple[int, bytes]:
+        """Wait for the writers, append the directory; size and SHA-256 of the whole.
+
+        :raises StoreError: a blob of it could not be written.
+        """
+        with self._condition:
+            self._closed = True
+            self._condition.wait_for(lambda: self._writing == 0)
+        if self._broken:
+            raise StoreError(f"pack {self.number} lacks a blob that could not be written to the spool")
+        sealed = self.cipher.seal(BlobKind.DIRECTORY, self._size, compressor.plain_form(self._directory.encode()))
+        spool.write_at(self.file, self._size, sealed + LENGTH.pack(len(sealed)))
+        size = self._size + len(sealed) + LENGTH.size
+        return size, spool.sha256_of(self.file, size)
+
+    def _reserve(self, kind: BlobKind, sealed_bytes: int, plain_bytes: int, segments: Sequence[Segment]) -> int | None:
+        entry_bytes = directory_bytes(segments)
         with self._condition:
             directory = self._directory
-            if len(directory) and (
-                self._size + sealed_bytes + directory.encoded_bytes > bounds.PACK_MAX_BYTES
-                or len(directory) >= bounds.PACK_MAX_BLOBS
-                or directory.encoded_bytes > _DIRECTORY_FULL_BYTES
+            if self._closed or (
+                len(directory)
+                and (
+                    self._size + sealed_bytes + directory.encoded_bytes + entry_bytes > _CONTENT_MAX_BYTES
+                    or len(directory) >= bounds.PACK_MAX_BLOBS
+                    or directory.encoded_bytes > _DIRECTORY_FULL_BYTES
+                )
             ):
+                # Closed for good, also for a smaller blob of a worker that still holds this pack: the directory will
+                # stand where it would, sealed with the same nonce.
+                self._closed = True
                 return None
             position = self._size
             self._size += sealed_bytes
             directory.add(BlobEntry(kind, position, sealed_bytes, plain_bytes, tuple(segments)))
             self._writing += 1
             return position
-
-    def write(self, position: int, sealed: bytes) -> None:
-        """Fill a reserved place."""
-        try:
-            spool.write_at(self.file, position, sealed)
-        finally:
-            with self._condition:
-                self._writing -= 1
-                self._condition.notify_all()
-
-    def finish(self, compressor: Compressor) -> tuple[int, bytes]:
-        """Wait for the writers, append the directory; size and SHA-256 of the whole."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._writing == 0)
-        sealed = self.cipher.seal(BlobKind.DIRECTORY, self._size, compressor.plain_form(self._directory.encode()))
-        spool.write_at(self.file, self._size, sealed + LENGTH.pack(len(sealed)))
-        size = self._size + len(sealed) + LENGTH.size
-        return size, spool.sha256_of(self.file, size)
 
 
 @dataclass
@@ -157,11 +186,10 @@ class PackWriter:
             if self._failure is not None:
                 raise self._failure
             key, pack = self._pack(container)
-            position = pack.reserve(kind, sealed_bytes, len(data), segments)
+            position = pack.append(kind, plain_form, len(data), segments)
             if position is not None:
                 break
             self._retire(key, pack)
-        pack.write(position, pack.cipher.seal(kind, position, plain_form))
         with self._lock:
             self.statistics.plain_bytes += len(data)
             self.statistics.sealed_bytes += sealed_bytes
@@ -216,7 +244,7 @@ class PackWriter:
             del self._current[key]
             self._own.add(key[0])
         self._slots.acquire()
-        self._putter.submit(self._put, pack).add_done_callback(self._done)
+        self._putter.submit(self._put, pack).add_done_callback(lambda future: self._done(future, pack))
 
     def _put(self, pack: _OpenPack) -> None:
         with pack.file:
@@ -227,7 +255,8 @@ class PackWriter:
             self.refs.append(ref)
         self._on_put(ref)
 
-    def _done(self, future: Future[None]) -> None:
+    def _done(self, future: Future[None], pack: _OpenPack) -> None:
+        pack.file.close()
         if not future.cancelled() and (error := future.exception()) is not None:
             self._failure = self._failure or error
         self._slots.release()
