@@ -117,3 +117,17 @@ def restore(backup, root, **options):
     sums = fill(target, backup)
     target.finish(backup.manifest.wal_ranges)
     return target, sums
+
+
+LEDGER = (
+    "create table account (id int primary key, balance bigint not null)",
+    "insert into account select g, 1000 from generate_series(1, 20000) g",
+    "create table far_away tablespace far as select g from generate_series(1, 5000) g",
+    "create index on far_away (g) tablespace far",
+)
+SUM = "select sum(balance) from account"
+
+
+def everywhere(workspace, backup):
+    """A place in the workspace for each tablespace."""
+    return {oid: workspace / f"ts{oid}" for oid in backup.tablespaces}

@@ -1,6 +1,7 @@
 """Restores of real base backups: byte for byte, replayed by real servers, and unable to start when incomplete."""
 
 import os
+import pickle
 import signal
 import stat
 import subprocess
@@ -14,47 +15,10 @@ from mingus_engine.errors import Damaged, SettingsError, TargetNotEmpty, TargetT
 from mingus_engine.postgres import backup_manifest, tablespace_map
 from mingus_engine.postgres.backup_manifest import ManifestFile
 from mingus_engine.targets.base import EntryKind, TargetFile
-from tests.mingus_engine.targets.postgres.backups import fill, restore, take, target_for
+from tests.mingus_engine.targets.postgres.backups import SUM, everywhere, fill, restore, target_for
+from tests.support.directories import give_tree
 from tests.support.postgres import PgCluster
-
-LEDGER = """
-create table account (id int primary key, balance bigint not null);
-insert into account select g, 1000 from generate_series(1, 20000) g;
-create table posting (id bigserial primary key, account int, amount bigint);
-"""
-SUM = "select sum(balance) from account"
-
-
-@pytest.fixture(scope="module")
-def backups(pg_versions, session_directory):
-    """One backup per version, of a cluster with a tablespace, taken while it was written to."""
-    made = {}
-    folder = session_directory / "target-backups"
-    folder.mkdir()
-    folder.chmod(0o755)
-
-    def of(version):
-        if version.major not in made:
-            with PgCluster.create(version, folder / f"c{version.major}") as cluster:
-                cluster.start()
-                cluster.create_tablespace("far")
-                cluster.execute(*filter(str.strip, LEDGER.split(";")))
-                cluster.execute("create table far_away tablespace far as select g from generate_series(1, 5000) g")
-                cluster.pgbench_init()
-                with cluster.pgbench():
-                    made[version.major] = take(cluster, folder / f"b{version.major}")
-        return made[version.major]
-
-    return of
-
-
-@pytest.fixture
-def backup(backups, pg_version):
-    return backups(pg_version)
-
-
-def everywhere(workspace, backup):
-    return {oid: workspace / f"ts{oid}" for oid in backup.tablespaces}
+from tests.support.processes import unprivileged_user
 
 
 def start(version, data, *arguments):
@@ -75,11 +39,7 @@ def test_a_restored_tree_is_the_backed_up_one_byte_for_byte_and_its_server_repla
 
     rewritten = {b"tablespace_map", b"backup_manifest"}
     on_disk = {}
-    for path in (
-        (workspace / "data").rglob("*", recurse_symlinks=True)
-        if sys.version_info >= (3, 13)
-        else walk(workspace / "data")
-    ):
+    for path in walk(workspace / "data"):
         name = os.fsencode(path.relative_to(workspace / "data"))
         if path.is_file() and not name.startswith(b"pg_wal/"):
             on_disk[name] = path.read_bytes()
@@ -114,9 +74,6 @@ def walk(directory):
 
 
 def give(path):
-    from tests.support.directories import give_tree
-    from tests.support.processes import unprivileged_user
-
     give_tree(path, unprivileged_user())
 
 
@@ -133,8 +90,8 @@ def compared(manifest):
     return {(f.path, f.size, f.crc32c) for f in manifest.files if f.path != b"tablespace_map"}
 
 
-def test_tablespaces_that_keep_their_places_keep_the_map_as_it_is(workspace, backups, pg_versions):
-    backup = backups(pg_versions[15])
+def test_tablespaces_that_keep_their_places_keep_the_map_as_it_is(workspace, backups):
+    backup = backups(15)
     content = tablespace_map.generate({oid: bytes(workspace / f"ts{oid}") for oid in backup.tablespaces})
     same = backup.having(b"tablespace_map", content)
     restore(same, workspace / "data", tablespaces=everywhere(workspace, backup))
@@ -158,8 +115,8 @@ def test_a_snapshot_without_what_a_start_needs_is_refused_and_cannot_start(works
     assert "pg_control" in log or "PG_VERSION" in log
 
 
-def test_a_label_that_is_none_is_refused(workspace, backups, pg_versions):
-    backup = backups(pg_versions[15])
+def test_a_label_that_is_none_is_refused(workspace, backups):
+    backup = backups(15)
     target = target_for(backup, workspace / "data", tablespaces=everywhere(workspace, backup))
     target.prepare(0)
     fill(target, backup.having(b"backup_label", b"").having(b"PG_VERSION", b"14\n"))
@@ -167,8 +124,8 @@ def test_a_label_that_is_none_is_refused(workspace, backups, pg_versions):
         target.finish([])
 
 
-def test_a_control_file_of_another_cluster_is_refused(workspace, backups, pg_versions):
-    backup = backups(pg_versions[15])
+def test_a_control_file_of_another_cluster_is_refused(workspace, backups):
+    backup = backups(15)
     other = bytes(8) + backup.content(b"global/pg_control")[8:]
     target = target_for(backup, workspace / "data", tablespaces=everywhere(workspace, backup))
     target.prepare(0)
@@ -204,8 +161,6 @@ target.finish(backup.manifest.wal_ranges)
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99, None])
 def test_a_restore_killed_at_any_moment_leaves_a_directory_that_cannot_start(workspace, backup, pg_version, share):
-    import pickle
-
     places = everywhere(workspace, backup)
     stop_at = -1 if share is None else max(1, int(len(backup.files) * share))
     killed = subprocess.run(
@@ -223,8 +178,8 @@ def test_a_restore_killed_at_any_moment_leaves_a_directory_that_cannot_start(wor
 
 
 @pytest.mark.parametrize("place", ["data", "ts", "data.mingus-config"])
-def test_nothing_is_written_when_a_directory_is_not_empty(workspace, backups, pg_versions, place):
-    backup = backups(pg_versions[15])
+def test_nothing_is_written_when_a_directory_is_not_empty(workspace, backups, place):
+    backup = backups(15)
     (workspace / place).mkdir()
     (workspace / place / "keep").write_text("mine")
     target = target_for(backup, workspace / "data", tablespaces={next(iter(backup.tablespaces)): workspace / "ts"})
@@ -234,8 +189,8 @@ def test_nothing_is_written_when_a_directory_is_not_empty(workspace, backups, pg
     assert [p.relative_to(workspace).as_posix() for p in sorted(workspace.rglob("*"))] == [place, f"{place}/keep"]
 
 
-def test_nothing_is_written_when_there_is_no_space(workspace, backups, pg_versions):
-    target = target_for(backups(pg_versions[15]), workspace / "data")
+def test_nothing_is_written_when_there_is_no_space(workspace, backups):
+    target = target_for(backups(15), workspace / "data")
     with pytest.raises(TargetTooSmall):
         target.prepare(1 << 60)
     assert not list(workspace.iterdir())
@@ -253,8 +208,8 @@ def test_nothing_is_written_when_there_is_no_space(workspace, backups, pg_versio
     ],
     ids=lambda entry: entry.path.decode(),
 )
-def test_entries_that_no_data_directory_has_are_refused(workspace, backups, pg_versions, entry):
-    backup = backups(pg_versions[15])
+def test_entries_that_no_data_directory_has_are_refused(workspace, backups, entry):
+    backup = backups(15)
     target = target_for(backup, workspace / "data", tablespaces=everywhere(workspace, backup))
     target.prepare(0)
     with pytest.raises(Damaged):
@@ -263,8 +218,8 @@ def test_entries_that_no_data_directory_has_are_refused(workspace, backups, pg_v
     assert not list(workspace.iterdir())
 
 
-def test_a_tablespace_without_a_place_is_named(workspace, backups, pg_versions):
-    backup = backups(pg_versions[15])
+def test_a_tablespace_without_a_place_is_named(workspace, backups):
+    backup = backups(15)
     (oid,) = backup.tablespaces
     only_map = backup.having(b"tablespace_map", b"%d /a\n77 /b\n" % oid)
     target = target_for(only_map, workspace / "data", tablespaces=everywhere(workspace, backup))
@@ -277,8 +232,8 @@ def test_a_tablespace_without_a_place_is_named(workspace, backups, pg_versions):
 # -- details ----------------------------------------------------------------------------------------------------------
 
 
-def test_leftovers_of_the_old_server_are_left_out_and_named(workspace, backups, pg_versions):
-    backup = backups(pg_versions[15])
+def test_leftovers_of_the_old_server_are_left_out_and_named(workspace, backups):
+    backup = backups(15)
     names = [b"standby.signal", b"recovery.signal", b"postmaster.pid", b"postmaster.opts", b"backup_manifest"]
     for name in names:
         backup = backup.having(name, b"old")
@@ -290,8 +245,8 @@ def test_leftovers_of_the_old_server_are_left_out_and_named(workspace, backups, 
     assert (workspace / "data/backup_manifest").read_bytes() != b"old"
 
 
-def test_configuration_from_outside_goes_beside_the_data_directory(workspace, backups, pg_versions):
-    backup = backups(pg_versions[15]).having(b"mingus-config/etc/postgresql.conf", b"port = 1\n")
+def test_configuration_from_outside_goes_beside_the_data_directory(workspace, backups):
+    backup = backups(15).having(b"mingus-config/etc/postgresql.conf", b"port = 1\n")
     target, _ = restore(backup, workspace / "data", tablespaces=everywhere(workspace, backup))
     beside = workspace / "data.mingus-config"
     assert target.configuration_directory == beside
@@ -325,8 +280,8 @@ def test_settings_are_appended_so_that_the_server_reads_them_as_given(workspace,
         assert server.value("show recovery_target") == "immediate"
 
 
-def test_a_slice_of_a_segment_is_filled_up_and_not_marked_as_archived(workspace, backups, pg_versions):
-    backup = backups(pg_versions[15])
+def test_a_slice_of_a_segment_is_filled_up_and_not_marked_as_archived(workspace, backups):
+    backup = backups(15)
     target = target_for(backup, workspace / "data", tablespaces=everywhere(workspace, backup))
     target.prepare(0)
     size = 16 << 20
@@ -355,16 +310,16 @@ def test_a_slice_of_a_segment_is_filled_up_and_not_marked_as_archived(workspace,
         ("000000010000000000000001", 0, []),
     ],
 )
-def test_wal_that_is_not_what_it_says_is_refused(workspace, backups, pg_versions, file):
-    target = target_for(backups(pg_versions[15]), workspace / "data")
+def test_wal_that_is_not_what_it_says_is_refused(workspace, backups, file):
+    target = target_for(backups(15), workspace / "data")
     target.prepare(0)
     with pytest.raises(Damaged, match="WAL file"):
         target.write_wal([file])
     target.abandon()
 
 
-def test_the_manifest_of_a_restore_lists_odd_names(workspace, backups, pg_versions):
-    backup = backups(pg_versions[15]).having(b"base/caf\xe9", b"1").having('base/"\\\n\x01é'.encode(), b"2")
+def test_the_manifest_of_a_restore_lists_odd_names(workspace, backups):
+    backup = backups(15).having(b"base/caf\xe9", b"1").having('base/"\\\n\x01é'.encode(), b"2")
     restore(backup, workspace / "data", tablespaces=everywhere(workspace, backup))
     manifest = backup_manifest.parse((workspace / "data/backup_manifest").read_bytes())
     found = {f.path: f for f in manifest.files}
