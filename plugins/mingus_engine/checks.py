@@ -19,3 +19,7 @@ class Check:
     ok: bool
     detail: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types, for manifests and reports."""
+        return {"name": self.name, "ok": self.ok, "detail": self.detail, "data": dict(self.data)}

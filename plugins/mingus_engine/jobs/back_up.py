@@ -15,7 +15,6 @@ from typing import Any
 
 from blake3 import blake3
 
-from mingus_engine.checks import Check
 from mingus_engine.codec import shards
 from mingus_engine.codec.containers import BlobKind
 from mingus_engine.codec.entries import RunTable
@@ -128,7 +127,8 @@ class _BackUp:
         """Store the WAL of the backup while it runs; returns when the source says that all was sent."""
         return wal.archive(
             self._run, backup.wal(), system_id=backup.system_id, segment_bytes=backup.wal_segment_bytes,
-            spool_path=self._settings.spool_path, level=self._source.compression_level, on_stored=backup.receiver.confirm,
+            spool_path=self._settings.spool_path, level=self._source.compression_level,
+            on_stored=backup.receiver.confirm,
         )  # fmt: skip
 
     def _store_shards(self, entries: EntrySorter) -> None:
@@ -149,7 +149,7 @@ class _BackUp:
                 run_keys[log.run] = self._repository.log_key(run.source, log.run)
         body = Body(
             facts=finished.facts,
-            checks=[_as_dict(check) for check in finished.checks],
+            checks=[check.as_dict() for check in finished.checks],
             statistics=self._statistics(),
             provenance=run.provenance,
             run_keys=run_keys,
@@ -187,7 +187,7 @@ class _BackUp:
             snapshot=manifest.ulid,
             kind=manifest.kind,
             flagged=manifest.flagged,
-            checks=[_as_dict(check) for check in finished.checks],
+            checks=[check.as_dict() for check in finished.checks],
             files=s["files"],
             bytes_read=s["read_bytes"],
             bytes_stored=s["stored_bytes"],
@@ -232,12 +232,3 @@ class _Archiver:
                 raise BackupBroken("the source sent no WAL")
         except BaseException as error:  # noqa: BLE001 - the edge of a thread: handed to the caller
             self._failure = error
-
-
-def _as_dict(check: Check) -> dict[str, Any]:
-    return {
-        "name": check.name,
-        "ok": check.ok,
-        "detail": check.detail,
-        **({"data": dict(check.data)} if check.data else {}),
-    }

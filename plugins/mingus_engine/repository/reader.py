@@ -80,6 +80,11 @@ class SnapshotReader:
         if expected != file.entry.size:
             raise Damaged(f"{what}: extents cover {expected} of {file.entry.size} bytes")
 
+    def block_hashes(self, file: TabledEntry) -> bytes:
+        """The keyed hashes of all 64 KiB blocks of *file*, 16 bytes each; zero = unknown."""
+        what = file.entry.path.decode("utf-8", "replace")
+        return b"".join(hashes for _, _, hashes in self._spans(file, what))
+
     def blob(self, kind: BlobKind, ref: BlobRef) -> bytes:
         """The data of one blob."""
         pack, cipher, name = self._pack(ref.run, ref.pack)

@@ -1,0 +1,193 @@
+"""The upper rungs of the verification ladder (DESIGN §7): restore, compare every file (L3), start the server and ask
+it (L4).
+
+"The server starts" is not a test: a cluster restored without its ``backup_label`` started cleanly and had wrong sums.
+So L4 also runs
+``pg_verifybackup``, ``pg_amcheck``, the page checksums of the whole cluster, and the financial invariants.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from blake3 import blake3
+
+from mingus_engine import bounds
+from mingus_engine.checks import Check
+from mingus_engine.codec.shards import TabledEntry
+from mingus_engine.errors import VerificationFailed
+from mingus_engine.jobs.context import JobContext, Stopwatch
+from mingus_engine.jobs.restore import PostgresRestore
+from mingus_engine.jobs.scratch import scratch_directory
+from mingus_engine.postgres import programs
+from mingus_engine.repository.reader import SnapshotReader
+from mingus_engine.settings import PostgresConnection, SourceSettings
+from mingus_engine.sources.base import FileKind
+from mingus_engine.sources.postgres import invariants
+from mingus_engine.targets.postgres import checks
+from mingus_engine.targets.postgres.server import Started, ThrowAwayServer
+
+_UNKNOWN = bytes(bounds.BLOCK_HASH_BYTES)
+_NAMED = 20
+# What a restore writes differently on purpose when tablespaces go elsewhere.
+_REWRITTEN = frozenset({b"tablespace_map"})
+
+
+@dataclass
+class RestoreTest:
+    """One restore test of one snapshot. ``rto_s``: from the first byte fetched to a server that accepts connections."""
+
+    source: SourceSettings
+    reader: SnapshotReader
+    scratch_parent: Path
+    context: JobContext
+    bytes_read: int = 0
+    rto_s: float | None = None
+    found: list[Check] = field(default_factory=list)
+
+    def run(self, *, start_server: bool) -> list[Check]:
+        """Restore and check; the scratch directory is gone afterwards, whatever happened.
+
+        :raises MingusError: the restore itself failed (Damaged, TargetError, …). Failed checks are returned.
+        """
+        account = programs.account(self.source.verify.run_as)
+        owner = account.owner if account else None
+        with scratch_directory(self.scratch_parent, owner) as scratch:
+            clock = Stopwatch()
+            job = self._restore(scratch, owner)
+            restored_s = clock.seconds
+            self.found.append(Check("L3 restore", True, f"{job.files} files, {job.bytes} bytes in {restored_s} s"))
+            self.found.append(compare(self.reader, scratch / "data", self.context))
+            if start_server:
+                self._ask_server(job, scratch, account, restored_s)
+        return self.found
+
+    def _restore(self, scratch: Path, owner: tuple[int, int] | None) -> PostgresRestore:
+        facts_map = {
+            str(t["oid"]): str(scratch / "tablespaces" / str(t["oid"]))
+            for t in self.reader.body.facts["tablespaces"]
+            if str(t["location"]).startswith("/")
+        }
+        if facts_map:
+            (scratch / "tablespaces").mkdir(mode=0o711)
+        job = PostgresRestore(self.reader, scratch / "data", facts_map, self.context)
+        job.plan()
+        job.run(owner=owner, durable=False)
+        self.bytes_read = job.bytes
+        return job
+
+    def _ask_server(
+        self, job: PostgresRestore, scratch: Path, account: programs.Account | None, restored_s: float
+    ) -> None:
+        """Level 4: programs, server, invariants."""
+        facts, data, checkpoint = job.facts, scratch / "data", self.context.checkpoint
+        found = programs.find(int(facts["server_version_number"]) // 10000, self.source.bin_directory)
+        self._progress("pg_verifybackup")
+        self.found.append(checks.manifest(data, found, account, checkpoint))
+        server = ThrowAwayServer(
+            data, found, account=account, work_dir=scratch, primary=facts["settings"],
+            superuser=str(facts.get("superuser", "postgres")),
+            start_timeout_s=self.source.verify.start_timeout_s, checkpoint=checkpoint,
+        )  # fmt: skip
+        with ExitStack() as stack:
+            self._progress("start the server")
+            try:
+                started = server.start()
+            except VerificationFailed as error:
+                self.found.append(Check("L4 start", False, error.message))
+                return
+            stack.callback(server.close)
+            self.rto_s = round(restored_s + started.accepting_s, 3)
+            self.found.append(_start_check(started, str(facts["stop_lsn"])))
+            self._progress("invariants")
+            self.found.extend(self._invariants(job, server))
+            if self.source.verify.amcheck:
+                self._progress("pg_amcheck")
+                self.found.append(checks.amcheck(server, checkpoint=checkpoint))
+            clean = server.stop()
+            self.found.append(Check("L4 stop", clean, "" if clean else "the server did not shut down cleanly"))
+        self._progress("page checksums")
+        self.found.append(checks.page_checksums(data, found, account, checkpoint))
+
+    def _invariants(self, job: PostgresRestore, server: ThrowAwayServer) -> Iterator[Check]:
+        parameters = server.connection_parameters(self.source.connection.dbname)
+        connection = PostgresConnection(
+            host=parameters["host"], port=parameters["port"], user=parameters["user"], dbname=parameters["dbname"],
+            password_env="", sslmode="disable",
+        )  # fmt: skip
+        try:
+            measured = invariants.evaluate(
+                connection, self.source.predicates, self.source.measurements, self.context.cancel
+            )
+        except psycopg.Error as error:
+            yield Check("invariants", False, f"the restored server refused: {type(error).__name__}")
+            return
+        yield from invariants.compare(job.facts["invariants"], measured, self.source.measurements)
+
+    def _progress(self, what: str) -> None:
+        self.context.checkpoint()
+        self.context.progress("verify L4", 0, 0, what)
+
+
+def compare(reader: SnapshotReader, directory: Path, context: JobContext) -> Check:
+    """L3: every restored file, read from the disk again, against the recorded block hashes."""
+    bad: list[str] = []
+    files = done = 0
+    for file in reader.files():
+        entry = file.entry
+        if entry.kind != FileKind.FILE or entry.path in _REWRITTEN:
+            continue
+        path = directory / os.fsdecode(entry.path)
+        if entry.path.startswith(b"mingus-"):
+            continue  # configuration from outside: beside the data directory, compared when it was read
+        context.checkpoint()
+        files += 1
+        done += entry.size
+        context.progress("verify L3", done, 0, str(entry.path))
+        if problem := _differs(reader, file, path):
+            bad.append(f"{os.fsdecode(entry.path)}: {problem}")
+    if bad:
+        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        return Check("L3 compare", False, f"{len(bad)} of {files} files differ: {', '.join(bad[:_NAMED])}{more}")
+    return Check("L3 compare", True, f"{files} files, {done} bytes equal what was backed up")
+
+
+def _differs(reader: SnapshotReader, file: TabledEntry, path: Path) -> str:
+    """How the file on disk differs, empty if it does not."""
+    try:
+        with path.open("rb", buffering=0) as restored:
+            if (size := os.fstat(restored.fileno()).st_size) != file.entry.size:
+                return f"{size} bytes instead of {file.entry.size}"
+            hashes = reader.block_hashes(file)
+            buffer = bytearray(bounds.SLAB_BYTES)
+            block = 0
+            while n := restored.readinto(buffer):
+                data = memoryview(buffer)[:n]
+                for at in range(0, n, bounds.BLOCK_BYTES):
+                    expected = hashes[block * bounds.BLOCK_HASH_BYTES : (block + 1) * bounds.BLOCK_HASH_BYTES]
+                    piece = data[at : at + bounds.BLOCK_BYTES]
+                    digest = blake3(piece, key=reader.body.hash_key).digest(length=bounds.BLOCK_HASH_BYTES)
+                    if expected not in (_UNKNOWN, digest):
+                        return f"block {block} differs"
+                    block += 1
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return ""
+
+
+def _start_check(started: Started, stop_lsn: str) -> Check:
+    data = {
+        "accepting_s": started.accepting_s,
+        "consistent_s": started.consistent_s,
+        "consistent_lsn": started.consistent_lsn,
+        "redo_lsn": started.redo_lsn,
+        "dropped_libraries": dict(started.dropped_libraries),
+    }
+    dropped = f"; left out: {', '.join(started.dropped_libraries)}" if started.dropped_libraries else ""
+    where = started.consistent_lsn or stop_lsn
+    return Check("L4 start", True, f"consistent at {where}, accepting after {started.accepting_s} s{dropped}", data)
