@@ -6,12 +6,15 @@ The contract (one suite, ``tests/contracts/test_store.py``, holds every store an
   the folder and new parent folders after temp + rename; S3, a checksum the probe proved is enforced, else a
   full GET. It is idempotent: the same name with the same bytes is a success. A failed or killed ``put``
   leaves no object under the name, or the whole one; never a part.
+* What is put must have the promised size, bytes in memory also the promised SHA-256: else ``Damaged``, and nothing
+  is stored. So is a put of other bytes under a name that is there; the first stay.
 * ``get``/``get_range`` return exactly what was asked for or raise: ``ObjectMissing`` when the name is not
-  there, ``Damaged`` when fewer bytes come back than the object has.
+  there, ``Damaged`` when the object is shorter than was asked for (a connection cut short is ``StoreUnreachable``).
 * ``list`` yields every object whose name starts with the prefix, in name order, or raises; a failed listing
   is never a short one. Left-overs of interrupted puts are not objects and are never listed.
 * ``delete`` of a name that is not there is a success.
-* Names are relative, ``/``-separated, of ``[A-Za-z0-9._-]``; a store refuses others (``ValueError``).
+* Names are relative, ``/``-separated, of ``[A-Za-z0-9._-]``; a store refuses others, and prefixes that no name can
+  have (``ValueError``). No name may be another's folder (``a`` and ``a/b``): a store of files cannot hold both.
 * Every error is of the tree in ``mingus_engine.errors`` and says the store's ``location`` and the name;
   none holds a credential.
 * A store may be used by several threads at once. ``close`` is the caller's, once, and idempotent.

@@ -96,7 +96,7 @@ class LocalStore:
         with self._translating("delete", name):
             try:
                 with self._folders.opened(folder) as at:
-                    with contextlib.suppress(FileNotFoundError):
+                    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                         os.unlink(leaf, dir_fd=at)
                     # Also when nothing was there: whoever removed it may have died before its fsync, and the
                     # cleaner's order (manifests before packs) must survive a power cut.

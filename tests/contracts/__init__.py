@@ -1,0 +1,1 @@
+"""Suites that hold every implementation of an interface to its contract."""

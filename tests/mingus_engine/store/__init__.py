@@ -1,0 +1,1 @@
+"""Tests of mingus_engine.store."""
