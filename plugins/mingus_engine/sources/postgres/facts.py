@@ -61,7 +61,7 @@ WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid
 """
 _IDENTITY = """
 SELECT s.system_identifier, s.catalog_version_no::bigint, i.database_block_size, i.bytes_per_wal_segment,
-       i.data_page_checksum_version <> 0, pg_is_in_recovery()
+       i.data_page_checksum_version <> 0, pg_is_in_recovery(), (SELECT rolname FROM pg_roles WHERE oid = 10)
 FROM pg_control_system() s, pg_control_init() i
 """
 
@@ -71,7 +71,7 @@ class ServerFacts:
     """Facts about a running server.
 
     :param system_id: identifies the cluster and its physical copies. :param catalog: catalog version number.
-    :param standby: the server is in recovery.
+    :param standby: the server is in recovery. :param superuser: the role that ``initdb`` made (OID 10).
     :param settings: name → value in the server's base units; what the role may not see is missing.
     :param databases, tablespaces: JSON-able descriptions; sizes in bytes, ``None`` where the role may not ask.
     """
@@ -83,6 +83,7 @@ class ServerFacts:
     wal_segment_bytes: int
     checksums: bool
     standby: bool
+    superuser: str
     settings: Mapping[str, str]
     databases: Sequence[Mapping[str, Any]]
     tablespaces: Sequence[Mapping[str, Any]]
@@ -108,6 +109,7 @@ class ServerFacts:
             "wal_segment_bytes": self.wal_segment_bytes,
             "data_checksums": self.checksums,
             "standby": self.standby,
+            "superuser": self.superuser,
             "data_directory": self.settings.get("data_directory", ""),
             "settings": {k: v for k, v in self.settings.items() if k not in PLACES},
             "databases": list(self.databases),
@@ -140,6 +142,7 @@ def read_facts(session: Session, conn: PostgresConnection) -> ServerFacts:
         wal_segment_bytes=identity[3],
         checksums=identity[4],
         standby=identity[5],
+        superuser=identity[6],
         settings={name: value for name, value in settings if value is not None},
         databases=[dict(zip(names, row, strict=True)) for row in databases],
         tablespaces=[dict(zip(("oid", "name", "location"), row, strict=True)) for row in tablespaces],

@@ -84,7 +84,7 @@ def amcheck(server: ThrowAwayServer, *, jobs: int = 0, checkpoint: Callable[[], 
         ],
         account=server.account,
         timeout_s=_TIMEOUT_S,
-        environment={"PGOPTIONS": session_options(version), "PGPASSFILE": "/dev/null", "PGSSLMODE": "disable"},
+        environment={"PGOPTIONS": session_options(version), "PGPASSFILE": "/nonexistent", "PGSSLMODE": "disable"},
         checkpoint=checkpoint,
     )
     return _check("amcheck", done, databases=len(databases))

@@ -112,7 +112,7 @@ class ThrowAwayServer:
             "dbname": dbname,
             "options": session_options(self.programs.version),
             "application_name": "mingus",
-            "passfile": "/dev/null",
+            "passfile": "/nonexistent",
             "sslmode": "disable",
             "gssencmode": "disable",
             "client_encoding": "UTF8",
