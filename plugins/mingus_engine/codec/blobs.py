@@ -65,7 +65,10 @@ class Decompressor:
             data = bytes(payload)
         elif codec == ZSTD:
             try:
-                data = self._zstd.decompress(payload, max_output_size=length) if length else b""
+                # A frame may say its own length, which zstd would trust before ours.
+                if zstandard.frame_content_size(payload) > length:
+                    raise Damaged(f"{what}: its frame promises more than {length} bytes")
+                data = self._zstd.decompress(payload, max_output_size=max(length, 1), allow_extra_data=False)
             except zstandard.ZstdError as error:
                 raise Damaged(f"{what}: does not decompress: {error}") from None
         else:

@@ -82,8 +82,8 @@ class Header:
             raise Damaged(f"{what}: does not start with {magic.decode('ascii')}")
         if version > VERSION:
             raise FormatTooNew(f"{what}: format version {version}, this program knows {VERSION}")
-        if zero or kind not in ContainerKind.__members__.values():
-            raise Damaged(f"{what}: unknown kind {kind} in its header")
+        if version != VERSION or zero or kind not in ContainerKind.__members__.values():
+            raise Damaged(f"{what}: impossible header (version {version}, kind {kind})")
         return cls(magic, ContainerKind(kind), number, ulids.from_bytes(run), salt)
 
     def key(self, run_key: bytes, *info: str | bytes) -> bytes:

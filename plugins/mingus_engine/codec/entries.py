@@ -101,13 +101,16 @@ def encode_extents(extents: Iterable[Extent]) -> bytes:
 def decode_extents(raw: bytes, what: str) -> list[Extent]:
     """The extents of *raw*, ascending and gapless from the first one's offset.
 
-    :raises Damaged: not whole records, out of order, an impossible length.
+    :raises FormatTooNew: flags of a newer version. :raises Damaged: not whole records, out of order, an impossible
+        length.
     """
     if len(raw) % EXTENT.size:
         raise Damaged(f"{what}: extents are not whole records")
     extents = []
     expected = None
     for offset, length, run, flags, pack, position, sealed, blob_offset in EXTENT.iter_unpack(raw):
+        if flags & ~_HOLE:
+            raise FormatTooNew(f"{what}: extent at {offset} has flags {flags:#x}, this program knows {_HOLE:#x}")
         if length == 0 or (expected is not None and offset != expected):
             raise Damaged(f"{what}: extent at {offset} does not follow {expected}")
         if not flags & _HOLE and (sealed > SEALED_MAX_BYTES or blob_offset + length > bounds.BLOB_PLAIN_MAX_BYTES):
@@ -199,6 +202,8 @@ def decode_extents_blob(raw: bytes, what: str) -> tuple[RunTable, list[Extent]]:
     version, runs, count = _MAP_HEAD.unpack_from(raw)
     if version > MAP_VERSION:
         raise FormatTooNew(f"{what}: map version {version}, this program knows {MAP_VERSION}")
+    if version != MAP_VERSION:
+        raise Damaged(f"{what}: impossible map version {version}")
     at = _MAP_HEAD.size + runs * 16
     if len(raw) != at + count * EXTENT.size:
         raise Damaged(f"{what}: {len(raw)} bytes do not hold {count} extents and {runs} runs")

@@ -8,6 +8,7 @@ encodings.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from mingus_engine.errors import Damaged
@@ -22,10 +23,12 @@ def decode(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     """The JSON object in *raw*.
 
     :param what: names the object in the error.
-    :raises Damaged: not one JSON object in ASCII, a key twice, NaN, nested too deep.
+    :raises Damaged: not one JSON object in ASCII, a key twice, NaN, a number out of range, nested too deep.
     """
     try:
-        value = json.loads(bytes(raw).decode("ascii"), object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(
+            bytes(raw).decode("ascii"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{what}: not valid JSON: {type(error).__name__}") from None
     if not isinstance(value, dict):
@@ -38,6 +41,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise ValueError("a key occurs twice")
     return result
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is out of range")
+    return value
 
 
 def _refuse(name: str) -> float:

@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from mingus_engine import bounds
 from mingus_engine.codec.entries import EXTENT, LOCATION, Entry, RunTable, renumber_extents, renumber_maps
-from mingus_engine.errors import Damaged, FormatTooNew
+from mingus_engine.errors import Damaged, FormatTooNew, SourceError
 
 VERSION = 1
 _HEAD = struct.Struct("<HHI")
@@ -49,10 +49,18 @@ def encoded_bytes(entry: Entry) -> int:
 
 
 def cut(entries: Iterable[TabledEntry], hash_key: bytes, cut_bits: int) -> Iterator[tuple[bytes, bytes]]:
-    """Shards of *entries* (ascending by path): pairs of first path and plain form."""
+    """Shards of *entries* (ascending by path): pairs of first path and plain form.
+
+    :raises SourceError: a path occurs twice.
+    """
     batch: list[TabledEntry] = []
     size = 0
+    last: bytes | None = None
     for entry, table in entries:
+        if last is not None and entry.path <= last:
+            # Such shards would never be read again; found now, nothing is committed.
+            raise SourceError(f"{entry.path.decode('utf-8', 'replace')}: the source gave this path twice")
+        last = entry.path
         more = encoded_bytes(entry)
         if batch and (size + more > bounds.SHARD_MAX_BYTES - 4096 or is_cut(entry.path, hash_key, cut_bits)):
             yield batch[0].entry.path, encode(batch)
@@ -90,6 +98,8 @@ def decode(raw: bytes, what: str) -> tuple[RunTable, list[Entry]]:
     version, runs, count = _HEAD.unpack_from(raw)
     if version > VERSION:
         raise FormatTooNew(f"{what}: shard version {version}, this program knows {VERSION}")
+    if version != VERSION:
+        raise Damaged(f"{what}: impossible shard version {version}")
     record_at = _HEAD.size + runs * 16
     at = record_at + count * _RECORD.size
     if at > len(raw):
@@ -106,7 +116,9 @@ def decode(raw: bytes, what: str) -> tuple[RunTable, list[Entry]]:
 
     for i in range(count):
         fields = _RECORD.unpack_from(raw, record_at + i * _RECORD.size)
-        kind, _, path, target, extra, mode, uid, gid, size, mtime_ns, extents, hashes, maps, _ = fields
+        kind, zero, path, target, extra, mode, uid, gid, size, mtime_ns, extents, hashes, maps, zeros = fields
+        if zero or zeros:
+            raise Damaged(f"{what}: entry {i} uses bits that are not defined")
         entry = Entry(
             path=take(path), kind=kind, mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, size=size,
             target=take(target), extra=take(extra), extents=take(extents * EXTENT.size),

@@ -20,13 +20,15 @@ from mingus_engine.repository.slots import Slot
 from mingus_engine.store.base import Store
 
 FORMAT = 1
+#: What a repository may ask of its readers; one it does not know, a program must not touch.
+KNOWN_FEATURES: frozenset[str] = frozenset()
 _CONFIG_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Config:
     """One generation. ``epochs``: ULID → key commitment; ``epoch`` is the current one; ``signing_set`` names the
-    sealed signing key.
+    sealed signing key; ``ulid`` is the one of its name.
     """
 
     repository_id: str
@@ -36,6 +38,7 @@ class Config:
     signing_set: str
     signing_public: bytes
     slots: tuple[Slot, ...]
+    ulid: str = field(default_factory=ulids.new)
     previous: str = ""
     features: tuple[str, ...] = ()
     rescue: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +52,7 @@ class Config:
         """The stored object. *mac_key*: the previous epoch's key (of the first generation: its own)."""
         header = {
             "format": FORMAT,
-            "ulid": ulids.new(),
+            "ulid": self.ulid,
             "repository": self.repository_id,
             "generation": self.generation,
             "epoch": self.epoch,
@@ -86,12 +89,17 @@ class Config:
             signing_set=e.text("signing_set"),
             signing_public=public,
             slots=tuple(Slot.from_dict(s, name) for s in envelope.typed(e.header, "slots", list, name)),
+            ulid=e.text("ulid"),
             previous=e.text("previous"),
             features=tuple(envelope.typed(e.header, "features", list, name)),
             rescue=envelope.typed(e.header, "rescue", dict, name),
         )
         if config.epoch not in config.epochs:
             raise Damaged(f"{name}: its current epoch is not in its list")
+        if unknown := sorted(map(str, set(map(str, config.features)) - KNOWN_FEATURES)):
+            raise FormatTooNew(f"{name}: asks for {', '.join(unknown)}, which this program does not know")
+        if envelope.typed(e.placement, "repository", str, name) != config.repository_id:
+            raise Damaged(f"{name}: its two repository ids differ")
         return config, e
 
     def check_mac(self, e: envelope.Envelope, mac_key: bytes) -> None:
@@ -127,7 +135,9 @@ def current(store: Store, pinned: str) -> tuple[Config, envelope.Envelope]:
                 f"{store.location}: {name} is signed by installation {config.fingerprint[:16]}…,"
                 f" pinned is {pinned[:16]}…"
             )
-        if best is None or (config.generation, name.ulid) > (best[0].generation, best[1].text("ulid")):
+        if config.ulid != name.ulid:
+            envelope.mismatch(str(name))
+        if best is None or (config.generation, config.ulid) > (best[0].generation, best[0].ulid):
             best = config, e
     if best is None:
         raise Damaged(f"{store.location}: no usable configuration")

@@ -139,7 +139,8 @@ class LogWriter:
                     f"{ref.name(source)}: holds another log than the one just received",
                     hint="two clusters with one system identifier archive here? give them different source ids",
                 )
-            self._run.adopted.add(ref.run)
+            # Fences are on the run that put the object here: in a destination that is the shipping one.
+            self._run.adopted.add(ref.putting_run or ref.run)
             return ref
         return None
 
@@ -217,7 +218,7 @@ def _directory(raw: bytes, ref: LogRef, what: str) -> LogDirectory:
         blobs = tuple((int(at), int(sealed), int(plain)) for at, sealed, plain in v["blobs"])
     except (KeyError, TypeError, ValueError):
         raise Damaged(f"{what}: its directory is not well-formed") from None
-    if any(not 0 <= sealed <= SEALED_MAX_BYTES for _, sealed, _ in blobs):
+    if any(at < 0 or not 0 <= sealed <= SEALED_MAX_BYTES for at, sealed, _ in blobs):
         raise Damaged(f"{what}: a blob has an impossible length")
     return LogDirectory(
         length=envelope.typed(v, "length", int, what),

@@ -84,8 +84,8 @@ class Body:
         run_keys = envelope.typed(v, "run_keys", dict, what)
         try:
             shards = [
-                ShardRef(bytes.fromhex(first), BlobRef(str(run), int(pack), int(at), int(size)), bytes.fromhex(digest))
-                for first, run, pack, at, size, digest in envelope.typed(v, "shards", list, what)
+                ShardRef(bytes.fromhex(first), BlobRef(str(run), *map(_u32, numbers)), bytes.fromhex(digest))
+                for first, run, *numbers, digest in envelope.typed(v, "shards", list, what)
             ]
         except (TypeError, ValueError):
             raise Damaged(f"{what}: its list of shards is not well-formed") from None
@@ -147,9 +147,12 @@ class Manifest:
     def written_at(self) -> datetime:
         """The writer's time of commit, UTC."""
         try:
-            return datetime.fromisoformat(self.envelope.text("written_at"))
+            time = datetime.fromisoformat(self.envelope.text("written_at"))
         except ValueError:
-            raise Damaged(f"{self.name}: 'written_at' is not a time") from None
+            time = None
+        if time is None or time.tzinfo is None:
+            raise Damaged(f"{self.name}: 'written_at' is not a time with its offset")
+        return time
 
     @property
     def flagged(self) -> bool:
@@ -164,7 +167,7 @@ class Manifest:
         put_by = _putting_runs(self.envelope, "pack_put_by")
         try:
             return tuple(
-                PackRef(runs[run], int(number), int(size), str(sha256), put_by.get(i, ""))
+                PackRef(runs[_u32(run)], _u32(number), _u32(size), str(sha256), put_by.get(i, ""))
                 for i, (run, number, size, sha256) in enumerate(
                     envelope.typed(self.envelope.header, "packs", list, what)
                 )
@@ -179,7 +182,7 @@ class Manifest:
         put_by = _putting_runs(self.envelope, "log_put_by")
         try:
             return tuple(
-                LogRef(str(lineage), int(start), int(end), str(run), int(size), str(sha256), put_by.get(i, ""))
+                LogRef(str(lineage), _lsn(start), _lsn(end), str(run), _lsn(size), str(sha256), put_by.get(i, ""))
                 for i, (lineage, start, end, run, size, sha256) in enumerate(
                     envelope.typed(self.envelope.header, "logs", list, what)
                 )
@@ -249,6 +252,21 @@ def _putting_runs(e: envelope.Envelope, key: str) -> dict[int, str]:
         return {int(i): str(run) for i, run in envelope.typed(e.placement, key, dict, e.name).items()}
     except ValueError:
         raise Damaged(f"{e.name}: {key!r} is not well-formed") from None
+
+
+def _u32(value: object) -> int:
+    return _number(value, 1 << 32)
+
+
+def _lsn(value: object) -> int:
+    return _number(value, 1 << 64)
+
+
+def _number(value: object, limit: int) -> int:
+    # JSON has floats, and Python takes negative indexes: neither is a number of this format.
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:
+        raise ValueError(f"not a number below {limit}")
+    return value
 
 
 def conflict(one: str, other: str) -> NoReturn:

@@ -13,9 +13,9 @@ from mingus_engine import ulids
 
 _SHA = "[0-9a-f]{64}"
 _SOURCE = "[a-z0-9][a-z0-9-]{0,62}"
-_PACK = re.compile(rf"packs/({_SOURCE})/({ulids.PATTERN})/(\d{{1,9}})\.({_SHA})(?:\.({ulids.PATTERN}))?")
+_PACK = re.compile(rf"packs/({_SOURCE})/({ulids.PATTERN})/(0|[1-9][0-9]{{0,8}})\.({_SHA})(?:\.({ulids.PATTERN}))?")
 _LOG = re.compile(
-    rf"logs/({_SOURCE})/(\d{{1,20}}/\d{{1,10}}/(?:[0-9A-F]{{8}}|history))/([0-9A-F]{{16}})-([0-9A-F]{{16}})\.({_SHA})"
+    rf"logs/({_SOURCE})/([0-9]{{1,20}}/[0-9]{{1,10}}/(?:[0-9A-F]{{8}}|history))/([0-9A-F]{{16}})-([0-9A-F]{{16}})\.({_SHA})"
     rf"(?:\.({ulids.PATTERN}))?"
 )
 _LOG_KEY = re.compile(rf"logs/({_SOURCE})/keys/({ulids.PATTERN})\.({_SHA})")

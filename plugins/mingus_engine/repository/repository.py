@@ -111,6 +111,8 @@ class Repository:
     def sources(self) -> list[str]:
         """Ids of the sources that have anything here."""
         found = {run.source for info in self.store.list("runs/") if (run := names.run(info.name))}
+        # A cleaner removes old runs, never the need to find what they wrote.
+        found |= {s.source for info in self.store.list("snapshots/") if (s := names.snapshot(info.name))}
         return sorted(found)
 
     def list_snapshots(self, source: str) -> Iterator[names.SnapshotName]:
@@ -153,8 +155,8 @@ def init(
     :param signer: of the installation, where another repository has it; ``None`` makes one.
     :raises RepositoryExists: the store holds something. :raises SettingsError: no usable secret.
     """
-    for prefix in ("config/", "keys/", "runs/", "packs/", "logs/", "snapshots/", "records/"):
-        for info in store.list(prefix):
+    for info in store.list(""):
+        if not info.name.startswith("probe/"):  # what a killed probe left
             raise RepositoryExists(f"{store.location} is not empty: it holds {info.name}")
     signer = signer or envelope.Signer(Ed25519PrivateKey.generate())
     repository_id, epoch, signing_set = ulids.new(), ulids.new(), ulids.new()
@@ -178,12 +180,18 @@ def init(
         features=tuple(features), rescue=rescue or {},
     )  # fmt: skip
     # An epoch becomes current by a configuration written after all its slots were read back (DESIGN §4).
-    for check in (credentials, slots.Credentials(escrow=escrow)):
+    for check in (
+        slots.Credentials(environment=credentials.environment),
+        slots.Credentials(passphrase=credentials.passphrase),
+        slots.Credentials(escrow=escrow),
+    ):
+        if check == slots.Credentials():
+            continue
         keys = keyring.Keyring(store, config, check)
         if keys.epoch_key(epoch) != epoch_key or keys.signer.public != signer.public or escrow is None:
             raise Damaged(f"{store.location}: slot {keys.slot.name} does not open what was sealed to it")
     raw = config.encode(signer, epoch_key)
-    put_object(store, raw, lambda sha: str(names.ConfigName(ulids.new(), sha)), read_back=True)
+    put_object(store, raw, lambda sha: str(names.ConfigName(config.ulid, sha)), read_back=True)
     return open_repository(name, store, credentials, pinned=config.fingerprint), escrow or Secret("")
 
 

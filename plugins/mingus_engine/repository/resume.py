@@ -26,11 +26,10 @@ from mingus_engine.codec.containers import (
     directory_span,
 )
 from mingus_engine.codec.entries import BlobRef
-from mingus_engine.errors import Damaged, KeyUnavailable, ObjectMissing
 from mingus_engine.repository import envelope, names, runs, state
 from mingus_engine.repository.packs import PackRef, pack_key
 from mingus_engine.repository.repository import Repository
-from mingus_engine.repository.writer import WriteRun, open_runs
+from mingus_engine.repository.writer import UNUSABLE, WriteRun, open_runs
 
 _SCHEMA = """
 CREATE TABLE block (path BLOB, offset INTEGER, hash BLOB, pack INTEGER, position INTEGER, sealed INTEGER,
@@ -89,11 +88,8 @@ class StoredBlocks:
         return self._by_number[run, number]
 
     def add(self, ref: PackRef, run_key: bytes, raw_directory: bytes, what: str) -> None:
-        """Take in the directory of one pack."""
+        """Take in the directory of one pack. :raises Damaged: :raises FormatTooNew: nothing of it was taken."""
         index = len(self._packs)
-        self._packs.append(ref)
-        self._by_number[ref.run, ref.number] = ref
-        self.run_keys[ref.run] = run_key
         rows = []
         for blob in directories.decode(raw_directory, what):
             if blob.kind is not BlobKind.DATA:
@@ -105,6 +101,9 @@ class StoredBlocks:
                     n = min(bounds.BLOCK_BYTES, s.length - inside)
                     place = (index, blob.position, blob.sealed_bytes, s.blob_offset + inside, n)
                     rows.append((self._path(s.path), s.file_offset + inside, h, *place))
+        self._packs.append(ref)
+        self._by_number[ref.run, ref.number] = ref
+        self.run_keys[ref.run] = run_key
         with self._lock:
             self._db.executemany("INSERT OR REPLACE INTO block VALUES (?,?,?,?,?,?,?,?)", rows)
         self._empty = self._empty and not rows
@@ -131,7 +130,7 @@ def stored_blocks(run: WriteRun) -> StoredBlocks:
             if run.repository.get_run(start).text("kind") != runs.WRITE:
                 continue
             keys = run.repository.run_keys(start)
-        except (Damaged, KeyUnavailable, ObjectMissing):
+        except UNUSABLE:
             continue
         if keys.hash_key != run.keys.hash_key:
             continue
@@ -146,9 +145,9 @@ def _add_packs(blocks: StoredBlocks, run: WriteRun, dead: str, run_key: bytes) -
             continue
         try:
             raw = read_directory(run.repository, info.name, info.size, run_key)
-        except (Damaged, ObjectMissing):
+            blocks.add(PackRef(dead, name.number, info.size, name.sha256), run_key, raw, info.name)
+        except UNUSABLE:
             continue
-        blocks.add(PackRef(dead, name.number, info.size, name.sha256), run_key, raw, info.name)
 
 
 def read_directory(repository: Repository, name: str, size: int, run_key: bytes) -> bytes:

@@ -160,9 +160,13 @@ def _wrap_seal(kind: str, secret: Secret, wrap: Mapping[str, Any], repository_id
     cost = {name: typed(wrap, name, int, what) for name in _ARGON2}
     if any(not 1 <= cost[name] <= _ARGON2_MAX[name] for name in cost):
         raise Damaged(f"{what}: slot {kind} has an impossible Argon2id cost")
-    stretched = Argon2id(
-        salt=salt, length=32, iterations=cost["iterations"], lanes=cost["lanes"], memory_cost=cost["memory_kib"]
-    ).derive(secret.reveal().encode("utf-8"))
+    try:
+        kdf = Argon2id(
+            salt=salt, length=32, iterations=cost["iterations"], lanes=cost["lanes"], memory_cost=cost["memory_kib"]
+        )
+    except ValueError:  # less than 8 KiB a lane
+        raise Damaged(f"{what}: slot {kind} has an impossible Argon2id cost") from None
+    stretched = kdf.derive(secret.reveal().encode("utf-8"))
     return sealing.derive_seal(stretched, salt, info)
 
 

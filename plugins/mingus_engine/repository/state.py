@@ -10,10 +10,11 @@ A manifest whose putting run has a verdict that omits it is **void**: every read
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mingus_engine.errors import NoSuchSnapshot
+from mingus_engine.errors import Damaged, NoSuchSnapshot, ObjectMissing
 from mingus_engine.repository import manifests, names, records
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.repository import Repository
@@ -91,7 +92,13 @@ def look(repository: Repository, source: str) -> SourceState:
             verdicts.setdefault(name.ulid, []).append(opened[name])
     kept, removed = [], set()
     for snapshot in repository.list_snapshots(source):
-        manifest = repository.get_manifest(snapshot)
+        try:
+            manifest = repository.get_manifest(snapshot)
+        except ObjectMissing:
+            if any(repository.store.list(str(snapshot))):
+                raise
+            removed.add(snapshot.ulid)  # between the listing and now, by a cleaner (DESIGN §4 "Readers")
+            continue
         if str(snapshot) in planned or is_void(manifest, verdicts.get(manifest.put_by, ())):
             removed.add(snapshot.ulid)
         else:
@@ -114,23 +121,28 @@ def in_order(found: Sequence[Manifest]) -> list[Manifest]:
     """Oldest first: a head before what names it, else by position in the source, then by time of making.
 
     Never by ULID or file time alone (DESIGN §4 "Time"): a clock that went back must not reorder.
+
+    :raises Damaged: heads go round in a circle; none is left out silently.
     """
-    by_digest = {m.digest: m for m in found}
-    waiting = {m.digest: sum(h in by_digest for h in set(m.heads)) for m in found}
+    by_ulid = {m.ulid: m for m in found}
+    known = Counter(m.digest for m in found)
+    waiting = {m.ulid: sum(known[h] for h in set(m.heads)) for m in found}
     children: dict[str, list[str]] = {}
     for m in found:
         for head in set(m.heads):
-            children.setdefault(head, []).append(m.digest)
-    ready = [(by_digest[d].position, by_digest[d].ulid, d) for d, n in waiting.items() if n == 0]
+            children.setdefault(head, []).append(m.ulid)
+    ready = [(by_ulid[u].position, u) for u, n in waiting.items() if n == 0]
     heapq.heapify(ready)
     ordered = []
     while ready:
-        digest = heapq.heappop(ready)[2]
-        ordered.append(by_digest[digest])
-        for child in children.get(digest, ()):
+        ordered.append(by_ulid[heapq.heappop(ready)[1]])
+        for child in children.get(ordered[-1].digest, ()):
             waiting[child] -= 1
             if waiting[child] == 0:
-                heapq.heappush(ready, (by_digest[child].position, by_digest[child].ulid, child))
+                heapq.heappush(ready, (by_ulid[child].position, child))
+    if len(ordered) != len(found):
+        lost = sorted(str(m.name) for m in found if waiting[m.ulid])
+        raise Damaged(f"{lost[0]} and {len(lost) - 1} more name each other as their heads")
     return ordered
 
 

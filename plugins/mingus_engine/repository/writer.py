@@ -16,13 +16,25 @@ from typing import Any
 
 from mingus_engine import bounds, ulids
 from mingus_engine.codec import sealing
-from mingus_engine.errors import ClockSkew, CommitRefused, Damaged
+from mingus_engine.errors import (
+    ClockSkew,
+    CommitRefused,
+    Damaged,
+    ForeignRepository,
+    FormatTooNew,
+    KeyUnavailable,
+    ObjectMissing,
+)
 from mingus_engine.repository import envelope, manifests, names, runs, state
 from mingus_engine.repository.manifests import Body, LogRef, Manifest
 from mingus_engine.repository.objects import put_object
 from mingus_engine.repository.packs import PackRef, PackWriter
 from mingus_engine.repository.repository import Repository, utc_now
 from mingus_engine.repository.runs import RunKeys
+
+#: Why something a dead run left is passed over. One flipped bit can look like a newer format or another repository:
+#: no left-over may ever keep a source from being backed up.
+UNUSABLE = (Damaged, ForeignRepository, FormatTooNew, KeyUnavailable, ObjectMissing)
 
 
 @dataclass
@@ -161,7 +173,9 @@ def _hash_key(repository: Repository, source: str) -> bytes:
     listed = sorted(repository.list_snapshots(source), key=lambda n: n.ulid)
     if listed:
         return repository.manifest_body(repository.get_manifest(listed[-1])).hash_key
-    dead = open_runs(repository, source)
-    if dead:
-        return repository.run_keys(names.RunName(source, dead[-1], "start")).hash_key
+    for dead in reversed(open_runs(repository, source)):
+        try:
+            return repository.run_keys(names.RunName(source, dead, "start")).hash_key
+        except UNUSABLE:
+            continue
     return sealing.random_key()
