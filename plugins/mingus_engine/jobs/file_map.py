@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from mingus_engine import bounds
@@ -90,11 +90,21 @@ class FileMap:
         return self.complete and self.done == self.submitted
 
 
+def _cut_at_spans(extent: Extent) -> Iterator[Extent]:
+    """*extent* in parts that lie in one span each: a span's map stands for itself."""
+    while (room := bounds.MAP_SPAN_BYTES - extent.offset % bounds.MAP_SPAN_BYTES) < extent.length:
+        yield extent._replace(length=room)
+        inside = extent.blob_offset if extent.hole else extent.blob_offset + room
+        extent = extent._replace(offset=extent.offset + room, length=extent.length - room, blob_offset=inside)
+    yield extent
+
+
 def _put_maps(extents: bytes, hashes: bytes, table: RunTable, put: PutBlob, what: str) -> bytes:
     """Store the map in pairs of blobs, one pair per 64 MiB of the file; their encoded locations."""
     spans: dict[int, list[Extent]] = {}
     for extent in decode_extents(extents, what):
-        spans.setdefault(extent.offset // bounds.MAP_SPAN_BYTES, []).append(extent)
+        for part in _cut_at_spans(extent):
+            spans.setdefault(part.offset // bounds.MAP_SPAN_BYTES, []).append(part)
     per_span = bounds.MAP_SPAN_BYTES // bounds.BLOCK_BYTES * bounds.BLOCK_HASH_BYTES
     maps = bytearray()
     for span, found in sorted(spans.items()):

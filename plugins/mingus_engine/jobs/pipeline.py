@@ -18,7 +18,7 @@ from mingus_engine import bounds
 from mingus_engine.codec.containers import BlobKind
 from mingus_engine.codec.directories import Segment
 from mingus_engine.codec.entries import Extent, RunTable
-from mingus_engine.errors import Cancelled
+from mingus_engine.errors import Cancelled, SourceError
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.entry_sorter import EntrySorter
 from mingus_engine.jobs.file_map import FileMap
@@ -137,6 +137,10 @@ class Pipeline:
                 with self._lock:
                     self.counters.vanished += 1
             return
+        if item.offset % bounds.BLOCK_BYTES or (not item.last and item.length % bounds.BLOCK_BYTES):
+            # Its block hashes would stand for other ranges than a reader compares them with.
+            where = f"{item.file.path.decode('utf-8', 'replace')} at {item.offset}"
+            raise SourceError(f"{where}: an item of {item.length} bytes is not in whole blocks")
         hashes, extents = self._store(item.file.path, item.offset, data)
         with self._lock:
             self.counters.read_bytes += len(data)

@@ -31,10 +31,12 @@ def archive(
 
     :param on_stored: told of the LSN up to which everything is durable, after each put.
     :raises BackupBroken: the stream has a gap. :raises StoreError: a container could not be stored.
+    :raises CommitRefused: a cleaner fenced the run: nothing more is confirmed to the server.
     """
     refs: list[LogRef] = []
     writer: LogWriter | None = None
     last: WalPiece | None = None
+    expected: int | None = None
     facts = {"system_id": str(system_id), "wal_segment_bytes": segment_bytes}
 
     def put(piece: WalPiece) -> None:
@@ -43,6 +45,7 @@ def archive(
             end = writer.start + writer.length
             refs.append(writer.put(server_clock_us=piece.server_clock_us, flush=piece.flush, facts=facts))
             writer = None
+            run.refuse_if_fenced()  # DESIGN §4: before each confirmation
             on_stored(end)
 
     try:
@@ -50,16 +53,20 @@ def archive(
             if isinstance(piece, TimelineHistory):
                 refs.append(_history(run, piece, system_id, spool_path, level))
                 continue
+            if last is not None and piece.timeline != last.timeline:
+                put(last)  # the rest of the old timeline is kept under its own lineage
+                expected = None
             at, data = piece.start, piece.data
+            if data and expected not in (None, at):
+                raise BackupBroken(f"WAL stream jumped from {expected:X} to {at:X}")
             while data:
                 if writer is None:
                     lineage = names.wal_lineage(system_id, piece.timeline, at)
                     writer = LogWriter(run, ContainerKind.WAL, lineage, at, spool_path=spool_path, level=level)
-                if at != writer.start + writer.length:
-                    raise BackupBroken(f"WAL stream jumped from {writer.start + writer.length:X} to {at:X}")
                 take = min(len(data), segment_bytes - at % segment_bytes)
                 writer.append(data[:take])
-                at, data = at + take, data[take:]
+                expected = at = at + take
+                data = data[take:]
                 if at % segment_bytes == 0:
                     put(piece)
             last = piece
