@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -20,6 +21,7 @@ _EXTRAS = {
     "sslkey": "sslkey",
     "connect_timeout": "connect_timeout_s",
 }
+_SSL_MODES = typing.get_args(typing.get_type_hints(PostgresConnection)["sslmode"])
 
 
 def resolve(settings: Settings, source_id: str) -> Settings:
@@ -81,6 +83,8 @@ def _merged(base: PostgresConnection, found: Any, name: str) -> PostgresConnecti
     }
     extra = found.extra_dejson
     values |= {field: extra.get(key) for key, field in _EXTRAS.items()}
+    if values["sslmode"] not in (None, "", *_SSL_MODES):
+        raise SettingsError(f"sslmode {values['sslmode']!r} of the Airflow connection {name!r} is none of libpq's")
     try:
         if values["connect_timeout_s"] is not None:
             values["connect_timeout_s"] = int(values["connect_timeout_s"])

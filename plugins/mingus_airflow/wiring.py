@@ -118,8 +118,15 @@ def _build(default: Any, raw: Any, where: str) -> Any:
             raise SettingsError(f"{where}: unknown key {str(key)!r}; {_nearest(str(key), hints)}")
         if dataclasses.is_dataclass(hints[key]):
             values[key] = _build(getattr(default, key), value, place)
-        elif isinstance(value, bool) or not isinstance(value, hints[key]) or (value in ("", 0) and key != "retries"):
+        elif not _fits(value, hints[key], least=0 if key == "retries" else 1):
             raise SettingsError(f"{place}: {value!r} is not a valid {hints[key].__name__}")
         else:
             values[key] = value
     return dataclasses.replace(default, **values)
+
+
+def _fits(value: Any, hint: type, *, least: int) -> bool:
+    """Whether *value* is a text that is not empty, or a number of *least* or more."""
+    if isinstance(value, bool) or not isinstance(value, hint):
+        return False
+    return value >= least if isinstance(value, int) else bool(value)

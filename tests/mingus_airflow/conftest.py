@@ -1,0 +1,39 @@
+"""Airflow for the tests of the adapters: own home, own metadata database, set up once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.mingus_airflow.support import KEY, PASSWORD, SETTINGS, FakeEngine, point_airflow_at
+
+
+@pytest.fixture(scope="session")
+def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("airflow")
+    # Not taken back at the end: what the process learnt at import it would not forget either.
+    point_airflow_at(home)
+    return home
+
+
+@pytest.fixture
+def settings_file(airflow_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Settings of two sources, the Airflow connection of the first, and the key; named by ``MINGUS_CONFIG``."""
+    path = tmp_path / "mingus.yaml"
+    path.write_text(SETTINGS)
+    connection = {"conn_type": "postgres", "host": "10.0.0.5", "login": "mingus", "password": PASSWORD}
+    connection["extra"] = json.dumps({"sslmode": "verify-full", "sslrootcert": "/etc/ca.pem", "connect_timeout": "3"})
+    monkeypatch.setenv("MINGUS_CONFIG", str(path))
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER_DB", json.dumps(connection))
+    monkeypatch.setenv("BACKUP_ENCRYPTION_KEY", KEY)
+    return path
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """Engine jobs that only pretend."""
+    fake = FakeEngine()
+    fake.install(monkeypatch)
+    return fake

@@ -1,0 +1,108 @@
+"""An Airflow in the test's process, settings to point it at, and engine jobs that only pretend."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mingus_engine.jobs.context import JobContext, Report
+from mingus_engine.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PASSWORD = "pw-of-the-ledger-4711"
+KEY = "5c" * 32
+
+SETTINGS = """
+time_zone: Europe/Berlin
+state_directory: state
+repositories:
+  - {name: primary, path: primary}
+  - {name: offsite, path: offsite}
+  - {name: vault, path: vault}
+sources:
+  - id: ledger
+    connection: {host: db.example, port: 5433, user: backup, dbname: ledger}
+    airflow_connection: ledger_db
+    repository: primary
+    ship_to: [offsite, vault]
+    verify: {level: L3}
+  - id: crm
+    connection: {host: crm.example}
+    repository: primary
+airflow:
+  back_up: {pool: mingus_backup, timeout_s: 600}
+  retries: 2
+  retry_delay_s: 7
+  progress_interval_s: 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeReport(Report):
+    """A report with whatever a test wants in it."""
+
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"job": self.job, "source": self.source, "duration_s": self.duration_s, **self.more}
+
+
+@dataclass
+class FakeEngine:
+    """Stands in for the engine's jobs; notes every call and does what a test says."""
+
+    calls: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    act: dict[str, Callable[[Settings, JobContext], None]] = field(default_factory=dict)
+
+    def job(self, name: str, **more: Any) -> Callable[..., FakeReport]:
+        def run(settings: Settings, source_id: str, *, context: JobContext, **arguments: Any) -> FakeReport:
+            self.calls.append((name, source_id, arguments))
+            if name in self.act:
+                self.act[name](settings, context)
+            return FakeReport(job=name, source=source_id, duration_s=1.5, more=more)
+
+        return run
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        snapshot = "01K0000000000000000000LEDG"
+        reports: dict[str, dict[str, Any]] = {
+            "back_up": {"snapshot": snapshot, "repository": "primary", "bytes_read": 1000, "bytes_stored": 400},
+            "ship": {"snapshots": [snapshot], "objects_put": 3, "bytes_put": 400},
+            "verify": {"snapshot": snapshot, "ok": True, "rto_s": 2.5, "checks": [], "proof": "01K0PROOF"},
+        }
+        for name, more in reports.items():
+            module = types.ModuleType(f"mingus_engine.jobs.{name}")
+            setattr(module, name, self.job(name, **more))
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def airflow_environment(home: Path) -> dict[str, str]:
+    """The variables of an Airflow that keeps everything in *home*."""
+    options = {
+        "CORE__DAGS_FOLDER": ROOT / "dags",
+        "CORE__PLUGINS_FOLDER": ROOT / "plugins",
+        "CORE__LOAD_EXAMPLES": False,
+        "CORE__UNIT_TEST_MODE": False,
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": home / "passwords.json",
+        "API__BASE_URL": "http://airflow.example:8080/",
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "LOGGING__BASE_LOG_FOLDER": home / "logs",
+        "DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": 120,
+        "USAGE_DATA_COLLECTION__ENABLED": False,
+    }
+    return {"AIRFLOW_HOME": str(home)} | {f"AIRFLOW__{name}": str(value) for name, value in options.items()}
+
+
+def point_airflow_at(home: Path) -> None:
+    """Make the Airflow of this process use *home*, also when it was imported before with another one."""
+    os.environ.update(airflow_environment(home))
+    from airflow import settings
+
+    settings.initialize()
