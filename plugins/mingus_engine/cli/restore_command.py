@@ -1,0 +1,87 @@
+"""``restore``: a snapshot becomes a data directory."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from mingus_engine.cli import output
+from mingus_engine.cli.arguments import Subparsers, add_repository, add_snapshot, command
+from mingus_engine.cli.console import Console
+from mingus_engine.cli.session import Session
+
+
+def add(commands: Subparsers) -> None:
+    """The parser."""
+    parser = command(
+        commands, "restore", "restore a snapshot into an empty directory", run,
+        more="Nothing is written before everything is known to fit; what failed half-way is removed.",
+    )  # fmt: skip
+    parser.add_argument("source", metavar="SOURCE", help="its id in the settings")
+    parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="new data directory: empty or not there")
+    add_snapshot(parser, "which snapshot; default: the newest")
+    add_repository(parser, "from where; default: the first reachable one of the chain")
+    parser.add_argument(
+        "--tablespace", metavar="OID=DIR", action="append", default=[], type=_tablespace,
+        help="put a tablespace elsewhere, by its OID or its original directory; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be written where")
+
+
+def run(args: argparse.Namespace, session: Session) -> int:
+    """Run the command."""
+    session.settings.source(args.source)
+    if args.repository:
+        session.settings.repository(args.repository)
+    from mingus_engine.jobs.restore import restore
+
+    report = session.run(
+        lambda context: restore(
+            session.settings, args.source, directory=args.directory.absolute(), repository=args.repository,
+            snapshot=args.snapshot, tablespace_map=dict(args.tablespace), dry_run=args.dry_run, context=context,
+        )
+    )  # fmt: skip
+    console = session.console
+    console.document({**report.as_dict(), "dry_run": args.dry_run})
+    _show(console, report.as_dict(), dry_run=args.dry_run)
+    return 0
+
+
+def _show(console: Console, report: dict[str, Any], *, dry_run: bool) -> None:
+    plan = report["plan"]
+    pairs = [
+        ("snapshot", str(report["snapshot"])),
+        ("repository", str(report["repository"])),
+        ("directory", str(report["directory"])),
+        *((f"tablespace {oid}", str(path)) for oid, path in plan["tablespaces"].items()),
+    ]
+    if dry_run:
+        pairs += [
+            ("would write", f"{output.number(plan['files'])} files, {output.size(plan['bytes'])}"),
+            ("WAL", output.size(plan["wal_bytes"])),
+            *((f"needed in {path}", output.size(needed)) for path, needed in plan["needed"].items()),
+        ]
+    else:
+        pairs += [
+            ("files", output.number(report["files"])),
+            ("written", output.size(report["bytes_written"])),
+            ("WAL", output.size(report["wal_bytes"])),
+            ("duration", output.duration(report["duration_s"])),
+        ]
+    console.lines(output.fields(pairs))
+    if dry_run:
+        console.line("Nothing was written.")
+    elif report.get("start_hint"):
+        console.line()
+        console.line(f"Start it with: {output.safe(report['start_hint'])}")
+
+
+def _tablespace(text: str) -> tuple[str, str]:
+    which, equals, directory = text.partition("=")
+    if not (which and equals and directory):
+        raise argparse.ArgumentTypeError(f"{shlex.quote(text)} is not of the form OID=DIR")
+    if not Path(directory).is_absolute():
+        raise argparse.ArgumentTypeError(f"the directory in {shlex.quote(text)} is not an absolute path")
+    return which, directory

@@ -1,0 +1,421 @@
+"""``list``, ``show``, ``ls``, ``cat``, ``runs``: looking at what repositories hold, as plain values.
+
+Listing snapshots and runs needs no key: names, sizes, flags and proofs are in the plain, signed parts. What is inside
+a snapshot needs one. A repository that cannot be reached is named and the others are still read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from mingus_engine import bounds, ulids
+from mingus_engine.codec.entries import Entry
+from mingus_engine.errors import MingusError, NoSuchSnapshot, NotARepository, SettingsError, StoreError
+from mingus_engine.jobs import places, reading
+from mingus_engine.jobs.context import JobContext
+from mingus_engine.jobs.file_listing import FileInfo, children, file_info
+from mingus_engine.repository import names, records, runs, state
+from mingus_engine.repository.manifests import Manifest
+from mingus_engine.repository.reader import SnapshotReader
+from mingus_engine.repository.repository import Repository
+from mingus_engine.settings import Settings
+from mingus_engine.sources.base import FileKind
+
+LATEST = "latest"
+_ZEROS = memoryview(bytes(bounds.MIB))
+
+
+class _Ambiguous(NoSuchSnapshot):
+    """Several answer: another repository, which has fewer of them, must not decide."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The result of one verification, as its record says."""
+
+    level: str
+    ok: bool
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One snapshot in one repository. ``proof``: the newest there. ``settled``: see ``repository.state``."""
+
+    repository: str
+    settled: bool
+    proof: Proof | None
+
+
+@dataclass(frozen=True)
+class SnapshotInfo:
+    """What is known of a snapshot without a key. ``stored_bytes``: of every pack and log it needs."""
+
+    source: str
+    snapshot: str
+    kind: str
+    written_at: datetime
+    stored_bytes: int
+    flagged: bool
+    copies: tuple[Copy, ...]
+
+
+@dataclass(frozen=True)
+class SnapshotListing:
+    """Oldest first by source. ``unreachable``: repository → why it was not read."""
+
+    snapshots: tuple[SnapshotInfo, ...]
+    unreachable: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SnapshotDetails:
+    """Everything of one snapshot but its keys."""
+
+    info: SnapshotInfo
+    repository: str
+    location: str
+    run: str
+    put_by: str
+    position: int
+    heads: tuple[str, ...]
+    digest: str
+    packs: int
+    pack_bytes: int
+    logs: int
+    log_bytes: int
+    facts: dict[str, Any]
+    checks: list[dict[str, Any]]
+    statistics: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One job's record. Times by the store's clock; ``ended_at`` ``None`` = open or dead, nobody can tell."""
+
+    source: str
+    repository: str
+    run: str
+    kind: str
+    started_at: datetime
+    ended_at: datetime | None
+    reads: str
+    committed: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunListing:
+    """Newest first by repository and source."""
+
+    runs: tuple[RunInfo, ...]
+    unreachable: dict[str, str]
+
+
+@dataclass(frozen=True)
+class FileListing:
+    """Files of a snapshot, in path order."""
+
+    source: str
+    snapshot: str
+    repository: str
+    files: tuple[FileInfo, ...]
+
+
+def list_snapshots(
+    settings: Settings, source: str | None = None, *, repository: str | None = None, context: JobContext
+) -> SnapshotListing:
+    """Every snapshot of *source* (default: of all) in *repository* (default: in all that may hold it).
+
+    :raises MingusError: no repository could be read; the error of the first.
+    """
+    found: dict[tuple[str, str], SnapshotInfo] = {}
+    order: list[tuple[str, str]] = []
+    unreachable: dict[str, str] = {}
+    for place in _each(settings, source, repository, context, unreachable):
+        for one in _sources(place, source):
+            context.checkpoint()
+            for info in _snapshots(place, one):
+                key = (info.source, info.snapshot)
+                if key in found:
+                    found[key] = replace(found[key], copies=(*found[key].copies, *info.copies))
+                else:
+                    found[key] = info
+                    order.append(key)
+    listed = [found[key] for key in order]
+    if len({info.source for info in listed}) > 1 or len({c.repository for info in listed for c in info.copies}) > 1:
+        listed.sort(key=lambda info: (info.source, info.written_at))
+    return SnapshotListing(tuple(listed), unreachable)
+
+
+def show_snapshot(
+    settings: Settings,
+    snapshot: str,
+    *,
+    source: str | None = None,
+    repository: str | None = None,
+    context: JobContext,
+) -> SnapshotDetails:
+    """Everything of one snapshot.
+
+    :param snapshot: the beginning of its ULID, or ``latest``.
+    :raises NoSuchSnapshot: none, or several. :raises KeyUnavailable: its facts cannot be opened.
+    """
+    with _found(settings, snapshot, source, repository, context) as (place, manifest):
+        body = place.manifest_body(manifest)
+        listing = list_snapshots(settings, manifest.name.source, repository=repository, context=context)
+        info = next(i for i in listing.snapshots if i.snapshot == manifest.ulid)
+        return SnapshotDetails(
+            info=info,
+            repository=place.name,
+            location=place.store.location,
+            run=manifest.run,
+            put_by=manifest.put_by,
+            position=manifest.position,
+            heads=manifest.heads,
+            digest=manifest.digest,
+            packs=len(manifest.packs),
+            pack_bytes=sum(p.size for p in manifest.packs),
+            logs=len(manifest.logs),
+            log_bytes=sum(g.size for g in manifest.logs),
+            facts=dict(body.facts),
+            checks=[dict(c) for c in body.checks],
+            statistics=dict(body.statistics),
+            provenance=dict(body.provenance),
+        )
+
+
+def list_files(
+    settings: Settings,
+    snapshot: str,
+    path: str = "",
+    *,
+    recursive: bool = False,
+    source: str | None = None,
+    repository: str | None = None,
+    context: JobContext,
+) -> FileListing:
+    """The file *path*, or what is in the directory *path* (with *recursive*: at any depth).
+
+    :raises NoSuchSnapshot: no such snapshot, or nothing of that path in it.
+    """
+    with _found(settings, snapshot, source, repository, context) as (place, manifest):
+        there: set[bytes] = {b""}
+
+        def entries() -> Iterator[Entry]:
+            for tabled in SnapshotReader(place, manifest).files():
+                context.checkpoint()
+                if tabled.entry.path == _raw(path):
+                    there.add(tabled.entry.path)
+                yield tabled.entry
+
+        with reading.announced(place, manifest, context):
+            files = tuple(children(entries(), _raw(path), recursive=recursive))
+        if not files and _raw(path) not in there:
+            raise _no_file(path, manifest)
+        return FileListing(manifest.name.source, manifest.ulid, place.name, files)
+
+
+def read_file(
+    settings: Settings,
+    snapshot: str,
+    path: str,
+    *,
+    into: Callable[[memoryview], None],
+    source: str | None = None,
+    repository: str | None = None,
+    context: JobContext,
+) -> FileInfo:
+    """Give the content of one file to *into*, piece by piece in order; every piece was checked before.
+
+    :raises NoSuchSnapshot: no such snapshot, or no such file in it. :raises Damaged: what was given is not all of it.
+    """
+    with (
+        _found(settings, snapshot, source, repository, context) as (place, manifest),
+        reading.announced(place, manifest, context),
+    ):
+        reader, wanted = SnapshotReader(place, manifest), _raw(path)
+        for tabled in reader.files():
+            context.checkpoint()
+            if tabled.entry.path != wanted:
+                continue
+            if tabled.entry.kind != FileKind.FILE:
+                raise _no_file(path, manifest, f"{path} is a {FileKind(tabled.entry.kind).name.lower()}")
+            for _, data, length in reader.data(tabled):
+                context.checkpoint()
+                for piece in _zeros(length) if data is None else (data,):
+                    into(piece)
+            return file_info(tabled.entry)
+        raise _no_file(path, manifest)
+
+
+def list_runs(
+    settings: Settings,
+    source: str | None = None,
+    *,
+    repository: str | None = None,
+    newest: int | None = None,
+    context: JobContext,
+) -> RunListing:
+    """Runs of *source* (default: of all). :param newest: at most so many of each source and repository."""
+    unreachable: dict[str, str] = {}
+    listed: list[RunInfo] = []
+    for place in _each(settings, source, repository, context, unreachable):
+        for one in _sources(place, source):
+            listed.extend(_runs(place, one, newest, context))
+    return RunListing(tuple(listed), unreachable)
+
+
+def _runs(place: Repository, source: str, newest: int | None, context: JobContext) -> Iterator[RunInfo]:
+    parts: dict[str, dict[str, datetime]] = {}
+    for info in place.store.list(f"runs/{source}/"):
+        if (name := names.run(info.name)) is not None:
+            parts.setdefault(name.run, {})[name.part] = info.modified
+    # By the ULIDs of the makers: good enough to show, nothing is decided by it.
+    for run in sorted((r for r in parts if "start" in parts[r]), reverse=True)[:newest]:
+        context.checkpoint()
+        start = place.get_run(names.RunName(source, run, "start"))
+        ended = parts[run].get("end")
+        committed: Sequence[Any] = ()
+        if ended is not None:
+            committed = place.get_run(names.RunName(source, run, "end")).header.get("committed", ())
+        kind = start.text("kind")
+        yield RunInfo(
+            source=source,
+            repository=place.name,
+            run=run,
+            kind=kind,
+            started_at=parts[run]["start"],
+            ended_at=ended,
+            reads=_ulid_of(str(start.header.get("manifest", ""))) if kind == runs.READ else "",
+            committed=tuple(_ulid_of(str(name)) for name in committed),
+            provenance=dict(start.header.get("provenance", {})),
+        )
+
+
+def _snapshots(place: Repository, source: str) -> Iterator[SnapshotInfo]:
+    seen = state.look(place, source)
+    proofs = _proofs(place, source)
+    for m in seen.manifests:
+        yield SnapshotInfo(
+            source=source,
+            snapshot=m.ulid,
+            kind=m.kind,
+            written_at=m.written_at,
+            stored_bytes=sum(size for _, size in m.stored_names()),
+            flagged=m.flagged,
+            copies=(Copy(place.name, seen.settled(m), proofs.get((m.ulid, m.digest))),),
+        )
+
+
+def _proofs(place: Repository, source: str) -> dict[tuple[str, str], Proof]:
+    """The newest proof of each snapshot, by its ULID and content digest."""
+    found: dict[tuple[str, str], Proof] = {}
+    listed = [name for info in place.store.list(f"records/{source}/") if (name := names.record(info.name))]
+    for name in sorted(listed, key=lambda n: n.ulid):
+        if name.kind == records.PROOF:
+            record = place.get_record(name)
+            proof = Proof(record.text("level"), record.facts.get("ok") is True, ulids.made_at(name.ulid))
+            found[record.text("snapshot"), record.text("digest_of")] = proof
+    return found
+
+
+def _each(
+    settings: Settings, source: str | None, repository: str | None, context: JobContext, unreachable: dict[str, str]
+) -> Iterator[Repository]:
+    """The repositories to look into, opened without a key; those that cannot be are noted in *unreachable*."""
+    first: MingusError | None = None
+    chosen = _names(settings, source, repository)
+    for name in chosen:
+        try:
+            with places.opened(settings, name, context, with_key=False) as place:
+                yield place
+        except (StoreError, NotARepository) as error:
+            unreachable[name] = error.message
+            first = first or error
+    if first is not None and len(unreachable) == len(chosen):
+        raise first
+
+
+def _names(settings: Settings, source: str | None, repository: str | None) -> tuple[str, ...]:
+    if repository is not None:
+        return (settings.repository(repository).name,)
+    everywhere = tuple(r.name for r in settings.repositories)
+    if not everywhere:
+        raise SettingsError("the settings name no repository")
+    # A source that the settings do not know (any more) may still have snapshots.
+    return settings.chain(source) if source in {s.id for s in settings.sources} and source else everywhere
+
+
+def _sources(place: Repository, source: str | None) -> list[str]:
+    return place.sources() if source is None else [source]
+
+
+@contextmanager
+def _found(
+    settings: Settings, snapshot: str, source: str | None, repository: str | None, context: JobContext
+) -> Iterator[tuple[Repository, Manifest]]:
+    """The first repository that has the snapshot, opened with its key, and the snapshot's manifest there."""
+    trouble: NoSuchSnapshot | StoreError | None = None
+    for name in _names(settings, source, repository):
+        try:
+            with places.opened(settings, name, context, with_key=False) as place:
+                holder = _holder(place, snapshot, source, settings)
+                manifest = reading.choose(place, holder, None if snapshot.lower() == LATEST else snapshot)
+        except _Ambiguous:
+            raise
+        except (NoSuchSnapshot, StoreError, NotARepository) as error:
+            if isinstance(error, NoSuchSnapshot | StoreError):
+                trouble = trouble if isinstance(trouble, StoreError) else error
+            if not isinstance(error, NoSuchSnapshot):
+                context.log(f"repository {name}: {error.message}")
+            continue
+        with places.opened(settings, name, context) as place:
+            yield place, manifest
+            return
+    raise trouble or NotARepository("no repository of the settings was made yet")
+
+
+def _holder(place: Repository, snapshot: str, source: str | None, settings: Settings) -> str:
+    """Which source the snapshot is of."""
+    if source is not None:
+        return source
+    if snapshot.lower() == LATEST:
+        known = [s.id for s in settings.sources] or place.sources()
+        if len(known) != 1:
+            raise SettingsError("the latest snapshot of which source?", hint=f"say --source: {', '.join(known)}")
+        return known[0]
+    listed = [name for info in place.store.list("snapshots/") if (name := names.snapshot(info.name))]
+    found = {(name.source, name.ulid) for name in listed if name.ulid.startswith(snapshot.upper())}
+    if not found:
+        raise NoSuchSnapshot(f"no snapshot named {snapshot} in {place.name}")
+    if len(found) > 1:
+        raise _Ambiguous(f"{len(found)} snapshots named {snapshot} in {place.name}", hint="say more of its ULID")
+    return found.pop()[0]
+
+
+def _zeros(length: int) -> Iterator[memoryview]:
+    for at in range(0, length, len(_ZEROS)):
+        yield _ZEROS[: length - at]
+
+
+def _raw(path: str) -> bytes:
+    return path.strip("/").encode("utf-8", "surrogateescape")
+
+
+def _ulid_of(stored: str) -> str:
+    """The ULID of a manifest's stored name, or the name itself."""
+    name = names.snapshot(stored)
+    return name.ulid if name else stored
+
+
+def _no_file(path: str, manifest: Manifest, why: str = "") -> NoSuchSnapshot:
+    return NoSuchSnapshot(
+        f"{why or f'no file {path}'} in snapshot {manifest.ulid}",
+        hint=f"`mingus ls {manifest.ulid} --recursive` shows what there is",
+    )
