@@ -20,9 +20,10 @@ from mingus_engine.targets.postgres import configuration, libraries, workplace
 from mingus_engine.targets.postgres.options import server_options, session_options
 from mingus_engine.targets.postgres.server_log import ServerLog
 
-# A fast shutdown writes a checkpoint, without fsync; an immediate one only ends processes.
-_FAST_STOP_S = 120.0
-_IMMEDIATE_STOP_S = 15.0
+# Orders to the guardian, and how long each may take in seconds: a fast shutdown writes a checkpoint, without fsync; an
+# immediate one only ends processes.
+_FAST = (b"f", 120.0)
+_IMMEDIATELY = ((b"i", 15.0),)
 _POLL_S = 0.05
 
 
@@ -92,6 +93,8 @@ class ThrowAwayServer:
         try:
             return self._start()
         except BaseException:
+            # A shutdown checkpoint of a server that failed, or that nobody waits for any more, is of no use.
+            self._end(orders=_IMMEDIATELY)
             self.close()
             raise
 
@@ -128,19 +131,7 @@ class ThrowAwayServer:
 
     def stop(self) -> bool:
         """End the server: fast, then immediate, then by SIGKILL. True when it shut down cleanly. Idempotent."""
-        server, self._server = self._server, None
-        if server is None:
-            return False
-        clean = False
-        server.order(b"f")
-        if server.wait(_FAST_STOP_S):
-            clean = server.code == 0
-        else:
-            server.order(b"i")
-            if not server.wait(_IMMEDIATE_STOP_S):
-                server.kill()
-        workplace.remove_shared_memory(self.data_directory)
-        return clean
+        return self._end(orders=(_FAST, *_IMMEDIATELY))
 
     def close(self) -> None:
         """End the server and remove what it needed: socket, log, options; idempotent."""
@@ -197,6 +188,19 @@ class ThrowAwayServer:
             redo_lsn=log.redo_done_at,
             dropped_libraries=chosen.dropped,
         )
+
+    def _end(self, orders: tuple[tuple[bytes, float], ...]) -> bool:
+        server, self._server = self._server, None
+        if server is None:
+            return False
+        for letter, patience_s in orders:
+            server.order(letter)
+            if server.wait(patience_s):
+                break
+        else:
+            server.kill()
+        workplace.remove_shared_memory(self.data_directory)
+        return server.code == 0
 
     def _wait(self, server: Guarded, log: ServerLog, started: float) -> float | None:
         """Wait until the server accepts writes; seconds until it was consistent."""
