@@ -107,7 +107,7 @@ def summary(reports: dict[str, Any], size_bytes: int, wall_s: float) -> str:
         good = sum(1 for check in checks if check["ok"])
         rows += [
             ("restored from", f"{verify['repository']}, verified at level {verify['level']}"),
-            ("RTO", f"{verify['rto_s']:.1f} s until the restored server answered"),
+            ("RTO", f"{verify.get('rto_s', 0):.1f} s until the restored server answered"),
             ("checks", f"{good} of {len(checks)} good"),
             *((f"  {check['name']}", _line(check)) for check in checks),
             ("proof", verify["proof"]),
