@@ -6,6 +6,8 @@ made-up WAL beside it. Nothing here sleeps or needs a server.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import random
 import shutil
@@ -26,10 +28,11 @@ from mingus_engine.jobs import wal
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.entry_sorter import EntrySorter
 from mingus_engine.jobs.pipeline import Pipeline
+from mingus_engine.repository import envelope, manifests, resume, runs, writer
 from mingus_engine.repository import repository as repositories
-from mingus_engine.repository import resume, runs, writer
 from mingus_engine.repository.envelope import Signer
 from mingus_engine.repository.manifests import Body, LogRef, Manifest, ShardRef
+from mingus_engine.repository.objects import put_object
 from mingus_engine.repository.packs import PackRef
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.repository.repository import Repository
@@ -283,6 +286,9 @@ def commit(
 ) -> Manifest:
     """Store *tree* and commit it with the open *run*; ends the run."""
     body, adopted = store_tree(made, run, tree, workers=workers, cut_bits=cut_bits)
+    others = {g.run for g in logs} - set(body.run_keys)
+    keys = {**body.run_keys, **{other: run.repository.log_key(run.source, other) for other in others}}
+    body = dataclasses.replace(body, run_keys=keys)
     manifest = run.commit(
         kind="made full", position=position, flagged=False, packs=[*run.packs.refs, *adopted], logs=logs, body=body
     )
@@ -323,3 +329,27 @@ def contents(repository: Repository, manifest: Manifest) -> dict[bytes, str]:
             digest.update(bytes(length) if data is None else data)
         found[file.entry.path] = digest.hexdigest()
     return found
+
+
+def shipped(origin: MadeRepository, destination: MadeRepository, manifest: Manifest) -> Manifest:
+    """*manifest* and all it needs, in *destination*, by a run there (what the job ``ship`` does, without its reuse)."""
+    source = manifest.name.source
+    run = begin(destination, source=source)
+    with closing(run):
+        packs = [p._replace(putting_run=run.run) for p in manifest.packs]
+        logs = [g._replace(putting_run=run.run) for g in manifest.logs]
+        copies: dict[str, tuple[object, int]] = {}
+        copies |= {str(p.name(source)): (p._replace(putting_run=run.run).name(source), p.size) for p in manifest.packs}
+        copies |= {str(g.name(source)): (g._replace(putting_run=run.run).name(source), g.size) for g in manifest.logs}
+        for old, (new, size) in copies.items():
+            raw = origin.store.get(old)
+            destination.store.put(str(new), raw, size=size, sha256=hashlib.sha256(raw).digest())
+        for name in {n for g in logs for n in origin.names(f"logs/{source}/keys/{g.run}.")}:
+            e = envelope.parse(origin.store.get(name), envelope.LOG_KEY, name)
+            raw = destination.repository.reseal(e, origin.repository.open(e), {"put_by": run.run})
+            put_object(destination.store, raw, functools.partial("logs/{}/keys/{}.{}".format, source, e.text("ulid")))
+        body = origin.repository.open(manifest.envelope)
+        raw = destination.repository.reseal(manifest.envelope, body, manifests.placement(run.run, packs, logs))
+        found = run.put_manifest(raw, manifest.ulid)
+        run.end([str(found.name)])
+        return found
