@@ -24,6 +24,7 @@ import threading
 from mingus_engine.settings import SourceSettings
 from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.local import LocalBackup
+from mingus_engine.sources.postgres.replication import ReplicationBackup
 
 __all__ = ["PostgresBackup", "open_backup"]
 
@@ -35,4 +36,5 @@ def open_backup(settings: SourceSettings, *, label: str, cancel: threading.Event
     :param cancel: ends whatever is under way soon after it is set.
     :raises SourceUnreachable, SourceDenied, SourceUnsupported, BackupBroken, Cancelled: nothing was started.
     """
-    return LocalBackup(settings, label=label, cancel=cancel)
+    transport = ReplicationBackup if settings.transport == "replication" else LocalBackup
+    return transport(settings, label=label, cancel=cancel)

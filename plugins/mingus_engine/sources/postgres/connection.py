@@ -6,6 +6,7 @@ the server become the classes of ``mingus_engine.errors``, naming host, port and
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -200,6 +201,8 @@ def _parameters(conn: PostgresConnection, secret: Secret | None, database: str |
         "connect_timeout": str(conn.connect_timeout_s),
         "application_name": "mingus",
         "client_encoding": "UTF8",
+        # Whether GSS encrypts a link cannot be asked through psycopg; so it is off unless the environment wants it.
+        "gssencmode": os.environ.get("PGGSSENCMODE", "disable"),
         # A cut that no packet reports is noticed after 30 + 6 * 10 seconds.
         "keepalives_idle": "30",
         "keepalives_interval": "10",

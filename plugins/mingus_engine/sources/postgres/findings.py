@@ -39,12 +39,16 @@ class Findings:
                 self._listed.setdefault(path.decode("utf-8", "replace"), []).append(block)
             self.count += 1
 
-    def note(self, text: str, *, pages: int = 0) -> None:
-        """Something the server said about bad pages that names no block; *pages* are added to the count."""
+    def note(self, text: str) -> None:
+        """Something the server said about bad pages that names no block."""
         with self._lock:
             if len(self._notes) < LISTED_PAGES:
                 self._notes.append(text)
-            self.count += pages
+
+    def total(self, pages: int) -> None:
+        """The server's own count; it names only the first bad pages of a file."""
+        with self._lock:
+            self.count = max(self.count, pages)
 
     def checks(self) -> Iterator[Check]:
         """One check; not ok = bad pages, which flags the snapshot."""

@@ -1,0 +1,163 @@
+"""The tar stream of ``BASE_BACKUP``, turned into items as it comes.
+
+Source: ``src/port/tar.c``, ``backend/backup/basebackup.c``. PostgreSQL writes plain ustar headers: regular files,
+directories, and links in ``pg_tblspc``; sizes of 8 GiB and more as base-256 numbers; names of at most 100 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mingus_engine.bounds import SLAB_BYTES
+from mingus_engine.errors import BackupBroken
+from mingus_engine.sources.base import FileKind, SourceFile
+from mingus_engine.sources.postgres.slabs import Slab, SlabItem, SlabPool
+
+_BLOCK = 512
+_KINDS = {b"0": FileKind.FILE, b"\0": FileKind.FILE, b"2": FileKind.SYMLINK, b"5": FileKind.DIRECTORY}
+_NOTHING = memoryview(b"")
+
+
+class TarReader:
+    """Takes the bytes of one archive after the other. Not thread-safe.
+
+    :param on_member: called with each complete header.
+    """
+
+    def __init__(self, pool: SlabPool, on_member: Callable[[SourceFile], None]) -> None:
+        self._pool = pool
+        self._on_member = on_member
+        self._prefix = b""
+        self._header = bytearray()
+        self._file: SourceFile | None = None
+        self._offset = 0  # of the item that is being filled, in its file
+        self._target = _NOTHING  # where the item's bytes go
+        self._filled = 0
+        self._padding = 0
+        self._ended = True
+        self._slab: Slab | None = None
+
+    def begin(self, prefix: bytes) -> None:
+        """The next archive begins; *prefix* is put before its members' names.
+
+        :raises BackupBroken: the one before is incomplete.
+        """
+        self.end()
+        self._prefix = prefix
+        self._ended = False
+
+    def end(self) -> None:
+        """No more bytes come.
+
+        :raises BackupBroken: the archive is cut.
+        """
+        if self._file is not None or self._padding or self._header:
+            raise _wrong("ends inside a file")
+        if self._slab is not None:
+            self._slab.drop()
+            self._slab = None
+
+    def feed(self, data: memoryview) -> list[SlabItem]:
+        """Take the next bytes; returns the items that became complete.
+
+        :raises BackupBroken: this is not a tar archive of PostgreSQL. :raises Cancelled: while waiting for a slab.
+        """
+        ready: list[SlabItem] = []
+        position, size = 0, len(data)
+        while position < size:
+            if self._file is not None:
+                count = min(len(self._target) - self._filled, size - position)
+                self._target[self._filled : self._filled + count] = data[position : position + count]
+                self._filled += count
+                position += count
+                if self._filled == len(self._target):
+                    ready.append(self._complete(self._file))
+            elif self._padding:
+                count = min(self._padding, size - position)
+                self._padding -= count
+                position += count
+            else:
+                count = min(_BLOCK - len(self._header), size - position)
+                self._header += data[position : position + count]
+                position += count
+                if len(self._header) == _BLOCK:
+                    self._member(bytes(self._header), ready)
+                    self._header.clear()
+        return ready
+
+    def _member(self, header: bytes, ready: list[SlabItem]) -> None:
+        if not any(header):
+            self._ended = True
+            return
+        if self._ended:
+            raise _wrong("goes on after its end")
+        file = _parse(header, self._prefix)
+        self._on_member(file)
+        if file.kind == FileKind.FILE and file.size:
+            self._file, self._offset = file, 0
+            self._aim(file)
+        else:
+            ready.append(SlabItem(file, 0, _NOTHING, None, last=True))
+
+    def _aim(self, file: SourceFile) -> None:
+        """Choose the memory of the next item: the rest of a slab for a file that fits, else a new slab."""
+        length = min(file.size - self._offset, SLAB_BYTES)
+        if self._slab is None or self._slab.free < length:
+            if self._slab is not None:
+                self._slab.drop()
+                self._slab = None
+            self._slab = self._pool.take()
+        begin = self._slab.used
+        self._slab.used = begin + length
+        self._target, self._filled = self._slab.data[begin : begin + length], 0
+
+    def _complete(self, file: SourceFile) -> SlabItem:
+        end = self._offset + len(self._target)
+        item = SlabItem(file, self._offset, self._target, self._slab, last=end == file.size)
+        self._offset = end
+        if end == file.size:
+            self._file, self._target = None, _NOTHING
+            self._padding = -file.size % _BLOCK
+        else:
+            self._aim(file)
+        return item
+
+
+def _parse(header: bytes, prefix: bytes) -> SourceFile:
+    stated = _number(header[148:156])
+    if stated != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+        raise _wrong("has a header with a wrong checksum")
+    name = _text(header[:100])
+    if header[257:262] == b"ustar" and header[345]:
+        name = _text(header[345:500]) + b"/" + name
+    name = name.removeprefix(b"./").rstrip(b"/")
+    kind = _KINDS.get(header[156:157])
+    if kind is None or any(part in {b"", b".", b".."} for part in name.split(b"/")):
+        raise _wrong(f"has a member of an unexpected kind or name: {name[:200]!r}")
+    return SourceFile(
+        path=prefix + name,
+        kind=kind,
+        mode=_number(header[100:108]) & 0o7777,
+        uid=_number(header[108:116]),
+        gid=_number(header[116:124]),
+        mtime_ns=_number(header[136:148]) * 10**9,
+        size=_number(header[124:136]) if kind == FileKind.FILE else 0,
+        target=_text(header[157:257]) if kind == FileKind.SYMLINK else b"",
+    )
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _number(field: bytes) -> int:
+    if field[0] & 0x80:
+        return int.from_bytes(bytes((field[0] & 0x7F,)) + field[1:], "big")
+    try:
+        return int(field.strip(b" \0") or b"0", 8)
+    except ValueError:
+        raise _wrong("has a header with a field that is no number") from None
+
+
+def _wrong(what: str) -> BackupBroken:
+    return BackupBroken(f"the tar stream of BASE_BACKUP {what}")
