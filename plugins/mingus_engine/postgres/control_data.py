@@ -53,7 +53,7 @@ def read(data_directory: Path, programs: Programs, account: Account | None) -> C
     done = programs.run("pg_controldata", ["-D", str(data_directory)], account=account, timeout_s=60)
     values = dict(line.split(":", 1) for line in done.output.splitlines() if ":" in line)
     # A wrong CRC is only a warning to the program; what it prints then is garbage.
-    if done.code != 0 or "WARNING" in done.output:
+    if done.code != 0 or "warning" in done.output.lower():
         raise Damaged(f"pg_controldata cannot read {data_directory}/global/pg_control: {done.first_lines(3)}")
     try:
         return ControlData(
