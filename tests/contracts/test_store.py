@@ -375,7 +375,7 @@ def test_many_threads_use_one_store(subject: Subject) -> None:
     assert names(subject.store) == sorted([*contents, "packs/shared"])
 
 
-# S3 has no lock between asking and putting: it keeps the last of simultaneous puts. Names carry digests: they are equal.
+# S3 has no lock between asking and putting, it keeps the last put; names carry digests, so that all are equal.
 @pytest.mark.parametrize("subject", LOCAL, indirect=True)
 def test_of_threads_that_put_other_bytes_under_one_name_one_wins(subject: Subject) -> None:
     start = threading.Barrier(8)

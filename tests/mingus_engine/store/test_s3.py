@@ -201,9 +201,6 @@ def test_the_keys_are_not_sent_in_addresses_and_a_session_token_goes_along() -> 
     assert SECRET not in str(request)
 
 
-# --- proofs -------------------------------------------------------------------------------------------------
-
-
 def test_the_settings_say_which_checksum_is_sent() -> None:
     expected = {
         "sha256": {"x-amz-checksum-sha256": base64.b64encode(SHA256).decode()},
@@ -291,8 +288,6 @@ def test_with_md5_a_real_server_is_believed_without_reading_back(kind: str, requ
     assert asked == ["HeadObject", "PutObject"]
 
 
-# --- listings -------------------------------------------------------------------------------------------------
-
 ENTRY = "<Contents><Key>{}</Key><Size>1</Size><LastModified>2026-01-02T03:04:05Z</LastModified></Contents>"
 
 
@@ -356,9 +351,6 @@ def test_a_server_without_a_clock_is_an_error() -> None:
     answer.headers["Date"] = "yesterday"
     with serving(lambda request: answer) as (_server, store), pytest.raises(StoreError, match="time"):
         store.now()
-
-
-# --- parts -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
