@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.mingus_airflow.support import KEY, PASSWORD, SETTINGS, FakeEngine, point_airflow_at
+from tests.mingus_airflow.support import KEY, PASSWORD, SETTINGS, FakeEngine, airflow_home_of_this_process
 
 
 @pytest.fixture(scope="session")
-def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("airflow")
-    # Not taken back at the end: what the process learnt at import it would not forget either.
-    point_airflow_at(home)
-    return home
+def airflow_home() -> Path:
+    return airflow_home_of_this_process()
 
 
 @pytest.fixture

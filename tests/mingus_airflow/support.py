@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -100,9 +104,16 @@ def airflow_environment(home: Path) -> dict[str, str]:
     return {"AIRFLOW_HOME": str(home)} | {f"AIRFLOW__{name}": str(value) for name, value in options.items()}
 
 
-def point_airflow_at(home: Path) -> None:
-    """Make the Airflow of this process use *home*, also when it was imported before with another one."""
+@functools.cache
+def airflow_home_of_this_process() -> Path:
+    """A home for the Airflow of this process, also when it was imported before with another one.
+
+    Once per process and not per fixture: what Airflow learnt at import it does not forget.
+    """
+    home = Path(tempfile.mkdtemp(prefix="mingus-test-airflow-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     os.environ.update(airflow_environment(home))
     from airflow import settings
 
     settings.initialize()
+    return home
