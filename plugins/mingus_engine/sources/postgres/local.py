@@ -16,17 +16,17 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 
 from mingus_engine.bounds import PAGE_BYTES, RELATION_SEGMENT_BLOCKS, SLAB_BYTES
-from mingus_engine.errors import BackupBroken, SourceDenied
+from mingus_engine.errors import BackupBroken
 from mingus_engine.sources.base import FileKind, Finished, Item, SourceFile
 from mingus_engine.sources.postgres import control_file, exclusions, tree
 from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.connection import Session, cancellable, mapped, place
+from mingus_engine.sources.postgres.data_directory import find_data_directory
 from mingus_engine.sources.postgres.findings import Findings
 from mingus_engine.sources.postgres.pages import PageVerifier
 from mingus_engine.sources.postgres.throttle import Throttle
@@ -125,15 +125,8 @@ class LocalBackup(PostgresBackup):
     # -- starting -----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        directory = self.settings.data_directory or self.server.settings.get("data_directory", "")
-        if not directory:
-            raise SourceDenied(
-                f"{place(self.conn)}: may not ask for data_directory",
-                hint="grant pg_read_all_settings to the role, or set data_directory of the source",
-            )
-        self._root = Path(directory)
-        self._root_bytes = os.fsencode(directory)
-        self._check_directory()
+        self._root = find_data_directory(self.settings, self.server, self.receiver.slot)
+        self._root_bytes = os.fsencode(self._root)
         self._verify = self.settings.verify_page_checksums and self.server.checksums
         self._findings = Findings(wanted=self.settings.verify_page_checksums, enabled=self.server.checksums)
         self._throttle = Throttle(self.settings.max_rate_bytes_per_s, self.cancel)
@@ -144,21 +137,6 @@ class LocalBackup(PostgresBackup):
         if row is None:
             raise self._ended_session()
         self.start_lsn = lsns.parse(row[0])
-
-    def _check_directory(self) -> None:
-        """Never back up another cluster's directory: it must have our system id, and our slot must show up in it."""
-        control = control_file.read(self._root)
-        slot = self._root / "pg_replslot" / self.receiver.slot
-        if control.system_id != self.system_id:
-            found = f"cluster {control.system_id}, the server is {self.system_id}"
-        elif not _is_directory(slot):
-            found = "not the server's own directory (a copy, or another server of the same cluster)"
-        else:
-            return
-        raise SourceDenied(
-            f"{place(self.conn)}: data directory {self._root} holds {found}",
-            hint="correct data_directory, host or port; on a remote server use the replication transport",
-        )
 
     # -- while reading ------------------------------------------------------------------------------------------------
 
@@ -214,15 +192,6 @@ def _read_fully(handle: int, buffer: memoryview, offset: int) -> int:
             break
         done += count
     return done
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return stat.S_ISDIR(path.lstat().st_mode)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise tree.read_error(str(path), error) from None
 
 
 def _is_readable(session: Session) -> bool:
