@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mingus_engine.codec import directories
@@ -22,11 +22,13 @@ def encoded(entries: list[BlobEntry]) -> bytes:
     return raw
 
 
+@settings(max_examples=30)
 @given(st.lists(blob_entries(), max_size=5))
 def test_what_goes_in_comes_out_and_its_length_is_known_before(entries: list[BlobEntry]) -> None:
     assert decode(encoded(entries)) == entries
 
 
+@settings(max_examples=30)
 @given(st.lists(blob_entries(), min_size=1, max_size=3))
 def test_every_truncation_is_refused_and_no_flip_is_another_exception(entries: list[BlobEntry]) -> None:
     raw = encoded(entries)

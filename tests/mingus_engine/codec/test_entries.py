@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mingus_engine import ulids
@@ -14,11 +14,13 @@ def decode(raw: bytes) -> object:
     return codec.decode_extents_blob(raw, "the object")
 
 
+@settings(max_examples=30)
 @given(extents(3))
 def test_extents_come_back(found: list[Extent]) -> None:
     assert codec.decode_extents(codec.encode_extents(found), "x") == found
 
 
+@settings(max_examples=30)
 @given(st.data())
 def test_an_extents_blob_stands_for_itself_with_only_the_runs_it_uses(data: st.DataObject) -> None:
     table = data.draw(tables)
@@ -31,6 +33,7 @@ def test_an_extents_blob_stands_for_itself_with_only_the_runs_it_uses(data: st.D
     assert len(own) == len({a for a, _ in used})
 
 
+@settings(max_examples=30)
 @given(st.data())
 def test_hostile_extents_blobs_are_refused_or_read_never_worse(data: st.DataObject) -> None:
     table = data.draw(tables)

@@ -1,18 +1,12 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mingus_engine.codec import plainjson
-from mingus_engine.errors import Damaged
 from tests.mingus_engine.codec.hostile import flips, may_refuse, must_refuse, truncations
 
-leaves = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.text()
-    | st.floats(allow_nan=False, allow_infinity=False)
-)
+numbers = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+leaves = st.none() | st.booleans() | st.text() | numbers
 values = st.dictionaries(
     st.text(), st.recursive(leaves, lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=10), max_size=5
 )
@@ -22,6 +16,7 @@ def decode(raw: bytes) -> object:
     return plainjson.decode(raw, "the object")
 
 
+@settings(max_examples=50)
 @given(values)
 def test_what_goes_in_comes_out_and_equal_values_have_equal_bytes(value: dict[str, object]) -> None:
     raw = plainjson.encode(value)
@@ -69,7 +64,4 @@ def test_truncated_json_is_refused_and_a_flipped_bit_is_never_another_exception(
 
 @given(st.binary(max_size=50))
 def test_random_bytes_end_in_an_object_or_in_damaged(raw: bytes) -> None:
-    try:
-        assert isinstance(decode(raw), dict)
-    except Damaged as error:
-        assert "the object" in str(error)
+    may_refuse(decode, raw)

@@ -35,13 +35,14 @@ def file(path: bytes, inline: int = 0) -> TabledEntry:
     return TabledEntry(Entry(path=path, kind=1, mode=0, uid=0, gid=0, mtime_ns=0, size=0, hashes=bytes(inline)), TABLE)
 
 
+@settings(max_examples=50)
 @given(tabled_entries())
 def test_entries_come_back_whatever_tables_they_came_from(found: list[TabledEntry]) -> None:
     table, back = decode(shards.encode(found))
     assert [meaning(TabledEntry(e, table)) for e in back] == [meaning(t) for t in found]
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(tabled_entries())
 def test_every_truncation_is_refused_and_no_flip_is_another_exception(found: list[TabledEntry]) -> None:
     raw = shards.encode(found)
