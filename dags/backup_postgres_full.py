@@ -24,9 +24,9 @@ and its numbers were right.
 mingus check ledger            # rights, slot, checksums, space, a WAL round trip
 mingus list ledger             # snapshots, and which of them are proven
 mingus backup ledger
-mingus ship ledger
+mingus ship ledger              # everything a repository lacks, older nights too
 mingus verify ledger           # --level L1 compares all stored bytes without restoring
-mingus restore ledger --to /empty/directory
+mingus restore ledger /empty/directory
 ```
 
 Never delete anything in a repository to "make it work". If `verify` says *damaged*, the other repositories are likely

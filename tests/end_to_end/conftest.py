@@ -1,0 +1,145 @@
+"""One real Airflow, one real cluster and three repositories for all end-to-end tests of a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from demo.supervisor import Airflow
+from tests.support.directories import make_directory
+from tests.support.postgres import SUPERUSER, PgCluster
+from tests.support.processes import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+DAG = "backup_postgres_full"
+RUN_TIMEOUT_S = 240.0
+
+
+@dataclass
+class Installation:
+    """Airflow and what it backs up."""
+
+    airflow: Airflow
+    cluster: PgCluster
+    database: str
+    home: Path
+    secrets: dict[str, str]
+    environment: dict[str, str]
+
+    def mingus(self, *arguments: str) -> Any:
+        """What the command line says, as JSON: a witness that shares no code with the DAG."""
+        result = subprocess.run(
+            [sys.executable, "-m", "mingus_engine", *arguments, "--json"],
+            env={**os.environ, **self.environment, "PYTHONPATH": str(ROOT / "plugins")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def trigger(self, **conf: Any) -> str:
+        """Start a run as an operator at a terminal would; returns its id."""
+        run_id = f"e2e-{secrets.token_hex(4)}"
+        self.airflow.command("dags", "trigger", DAG, "--run-id", run_id, "--conf", json.dumps(conf))
+        return run_id
+
+    def wait(self, run_id: str) -> str:
+        """The final state of a run."""
+
+        def ended() -> str | None:
+            self.airflow.check()
+            state = self.airflow.api.run_state(DAG, run_id)
+            return state if state in ("success", "failed") else None
+
+        return str(wait_until(ended, f"the end of run {run_id}", timeout_s=RUN_TIMEOUT_S))
+
+    def task(self, run_id: str, task_id: str) -> dict[str, Any]:
+        """A task instance of the run's only source."""
+        (found,) = (task for task in self.airflow.api.tasks(DAG, run_id) if task["task_id"] == task_id)
+        return found
+
+    def task_log(self, run_id: str, task_id: str, attempt: int = 1) -> str:
+        """The text of a task's log of one try."""
+        log = self.airflow.logs / "tasks" / f"dag_id={DAG}" / f"run_id={run_id}" / f"task_id={task_id}"
+        path = log / "map_index=0" / f"attempt={attempt}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def execute(self, *statements: str) -> None:
+        """Run statements in the ledger."""
+        self.cluster.execute(*statements, dbname=self.database)
+
+
+def _settings(home: Path, cluster: PgCluster, database: str) -> dict[str, Any]:
+    source = {
+        "transport": "local",
+        "airflow_connection": "e2e_ledger",
+        "connection": {"dbname": database, "password_env": "", "sslmode": "disable"},
+        "repository": "primary",
+        "ship_to": ["offsite"],
+        "predicates": [
+            {
+                "name": "debits equal credits",
+                "sql": "SELECT sum(CASE side WHEN 'D' THEN amount ELSE -amount END) = 0 FROM posting",
+            }
+        ],
+        "measurements": [{"name": "postings", "sql": "SELECT count(*) FROM posting"}],
+        "verify": {"scratch_directory": str(home / "scratch")},
+        "bin_directory": str(cluster.version.tool("postgres").parent),
+    }
+    return {
+        "state_directory": str(home / "state"),
+        "repositories": [{"name": name, "path": str(home / name)} for name in ("primary", "offsite")],
+        "sources": [
+            {"id": "ledger", **source},
+            # A backup that takes half a minute, to be killed in the middle.
+            {"id": "slow", **source, "max_rate_bytes_per_s": 1 << 20},
+        ],
+        "airflow": {"retries": 1, "retry_delay_s": 1, "progress_interval_s": 1},
+    }
+
+
+@pytest.fixture(scope="session")
+def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installation]:
+    home = make_directory(session_directory / "end-to-end")
+    make_directory(home / "scratch")
+    key = secrets.token_hex(32)
+    connection = {"conn_type": "postgres", "host": "127.0.0.1", "port": pg15.port, "login": SUPERUSER}
+    connection |= {"password": pg15.password, "extra": json.dumps({"sslmode": "disable"})}
+    environment = {"MINGUS_CONFIG": str(home / "mingus.yaml"), "BACKUP_ENCRYPTION_KEY": key}
+    with pg15.temporary_database() as database:
+        pg15.execute(
+            'CREATE TABLE posting (id bigint PRIMARY KEY, side "char" NOT NULL, amount numeric(18,2) NOT NULL)',
+            "INSERT INTO posting SELECT 2 * i + s, CASE s WHEN 0 THEN 'D' ELSE 'C' END::\"char\", 1 + i % 900"
+            " FROM generate_series(1, 20000) AS i, generate_series(0, 1) AS s",
+            dbname=database,
+        )
+        Path(environment["MINGUS_CONFIG"]).write_text(yaml.safe_dump(_settings(home, pg15, database)))
+        airflow = Airflow(
+            home / "airflow", mark=home, environment={**environment, "AIRFLOW_CONN_E2E_LEDGER": json.dumps(connection)}
+        )
+        secret_texts = {"password": str(pg15.password), "key": key}
+        found = Installation(airflow, pg15, database, home, secret_texts, environment)
+        try:
+            airflow.migrate()
+            for name in ("primary", "offsite"):
+                escrow = found.mingus("init", name)
+                found.secrets[f"escrow key of {name}"] = next(v for k, v in escrow.items() if k == "escrow_key")
+            airflow.start()
+            airflow.wait_healthy()
+            airflow.api.wait_for_dag(DAG)
+            airflow.api.unpause(DAG)
+            yield found
+        finally:
+            airflow.stop()
