@@ -14,6 +14,8 @@ VERSION = b"PG_VERSION"
 AUTO = b"postgresql.auto.conf"
 # Configuration that lay outside the data directory is stored under this prefix and restored beside the directory.
 OUTSIDE = b"mingus-config"
+# Kept to document the origin. In a data directory it would be taken for the origin of the next backup.
+ORIGIN = b"mingus-origin"
 TABLESPACES = b"pg_tblspc"
 # Of the server that was backed up; here they would make the server a standby, or belong to a dead process. Its
 # backup_manifest is replaced by one over the bytes that are really written.

@@ -93,6 +93,9 @@ def server_options(
         known = primary.get(name, "")
         options[name] = str(max(minimum, int(known) if known.isdigit() else 0))
     options.update({name: primary[name] for name in CARRIED if name in primary})
+    # The defaults assume segments of 16 MiB; a server whose min_wal_size is below two of its own does not start.
+    segment_mib = max(1, control.wal_segment_bytes >> 20)
+    options |= {"min_wal_size": f"{5 * segment_mib}MB", "max_wal_size": f"{64 * segment_mib}MB"}
     options["shared_preload_libraries"] = libraries.as_setting(loaded.loaded)
     if recovery is not None:
         # All WAL is in pg_wal; with a recovery.signal the server insists on a command nevertheless.

@@ -110,7 +110,7 @@ class PostgresTarget:
             if len(parts) > 1:  # the prefix itself is the directory beside
                 self._beside().make_directory(layout.below_outside(entry))
             return
-        if entry.path in self._links:
+        if entry.path in self._links or parts[0] == layout.ORIGIN:
             return
         if len(parts) == 2 and parts[0] == layout.TABLESPACES:
             # A tablespace "in place" (a developer's option of PostgreSQL) is a plain directory.
@@ -137,7 +137,7 @@ class PostgresTarget:
         parts = split(entry.path)
         if parts[0] == layout.OUTSIDE:
             return self._beside().open_file(layout.below_outside(entry))
-        if entry.path in layout.LEFT_OUT:
+        if entry.path in layout.LEFT_OUT or parts[0] == layout.ORIGIN:
             with self._lock:
                 self.left_out.append(entry.path)
             return DroppedWriter(entry)

@@ -161,6 +161,16 @@ def test_a_recovery_target_that_is_not_reached_is_a_failure(data15, programs15, 
         server.start()
 
 
+@pytest.mark.parametrize("mebibytes", [1, 64, 256])
+def test_segments_of_any_size_are_fine(make_cluster, programs15, work, mebibytes):
+    cluster = make_cluster(15, wal_segment_mib=mebibytes, conf={"min_wal_size": "512MB", "max_wal_size": "1GB"})
+    cluster.stop()
+    with server_on(cluster.data_directory, programs15, work) as server, server.connect() as connection:
+        assert connection.execute(
+            "select setting::int >> 20 from pg_settings where name = 'wal_segment_size'"
+        ).fetchone() == (mebibytes,)
+
+
 def test_more_connections_and_prepared_transactions_than_the_control_file_knows_are_allowed(data15, programs15, work):
     primary = {"max_connections": "77", "max_prepared_transactions": "5", "max_worker_processes": "odd"}
     with server_on(data15(), programs15, work, primary=primary) as server, server.connect() as connection:
