@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from mingus_engine.bounds import MIB
-from mingus_engine.errors import BackupBroken, SourceError
+from mingus_engine.errors import BackupBroken, SourceError, SourceUnsupported
 from mingus_engine.postgres import backup_manifest
 from mingus_engine.sources.base import Check, FileKind, Finished, Item, SourceFile
 from mingus_engine.sources.postgres import lsn as lsns
@@ -86,7 +86,7 @@ class ReplicationBackup(PostgresBackup):
         files, manifest_check = self._check_manifest()
         measured = self._measure()
         return Finished(
-            files=[*files, *self.configuration.files],
+            files=[*self._in_place_directories(), *files, *self.configuration.files],
             facts=self._facts(measured, before_stop=False),
             checks=[*self._findings.checks(), manifest_check, *self._checks(measured)],
         )
@@ -94,6 +94,7 @@ class ReplicationBackup(PostgresBackup):
     # -- starting -----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
+        self._refuse_in_place_tablespaces()
         verify = self.settings.verify_page_checksums
         self._findings = Findings(wanted=verify, enabled=self.server.checksums)
         self._pool = SlabPool(self.settings.workers + _SPARE_SLABS, self.cancel)
@@ -111,6 +112,20 @@ class ReplicationBackup(PostgresBackup):
             raise BackupBroken(f"{place(self.conn)}: BASE_BACKUP began with data")
         self.start_lsn, self.timeline = lsns.parse(_text(start, 0, 0)), int(_text(start, 0, 1))
         self._expected = sum(int(row[2] or 0) for row in spaces.rows) * 1024
+
+    def _in_place_directories(self) -> list[tuple[SourceFile, bytes]]:
+        """No archive has the directory of a tablespace itself; those that are no links are made by nothing else."""
+        inside = [t for t in self.server.tablespaces if not str(t["location"]).startswith("/")]
+        return [(SourceFile(b"pg_tblspc/%d" % t["oid"], FileKind.DIRECTORY, 0o700), b"") for t in inside]
+
+    def _refuse_in_place_tablespaces(self) -> None:
+        """PostgreSQL 15 leaves them out of what it sends with a tablespace map, and its manifest agrees."""
+        inside = [t["name"] for t in self.server.tablespaces if not str(t["location"]).startswith("/")]
+        if inside and self.server.major == 15:
+            raise SourceUnsupported(
+                f"{place(self.conn)}: PostgreSQL 15 does not send the in-place tablespace {inside[0]}",
+                hint="use the local transport, or move its tables to another tablespace",
+            )
 
     # -- while reading ------------------------------------------------------------------------------------------------
 
