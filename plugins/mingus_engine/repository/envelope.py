@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from mingus_engine import bounds
 from mingus_engine.codec import plainjson, sealing
 from mingus_engine.codec.blobs import Compressor, Decompressor
-from mingus_engine.errors import Damaged, ForeignRepository, FormatTooNew
+from mingus_engine.errors import Damaged, ForeignRepository, FormatTooNew, KeyUnavailable
 
 MAGIC = b"MINGUSOB"
 VERSION = 1
@@ -111,7 +111,11 @@ class Envelope:
             raise ForeignRepository(f"{self.name}: belongs to another repository")
         epoch = typed(self.placement, "epoch", str, self.name)
         salt = hexbytes(self.placement, "salt", sealing.SALT_BYTES, self.name)
-        derived = sealing.derive_seal(epoch_keys(epoch), salt, _info(repository_id, self.kind, self.header))
+        try:
+            epoch_key = epoch_keys(epoch)
+        except KeyUnavailable as error:
+            raise KeyUnavailable(f"{self.name}: {error.message}") from None
+        derived = sealing.derive_seal(epoch_key, salt, _info(repository_id, self.kind, self.header))
         published = hexbytes(self.placement, "commitment", sealing.COMMITMENT_BYTES, self.name)
         aad, sealed = self.raw[: self.sealed_at], self.raw[self.sealed_at :]
         plain_form = sealing.open_seal(derived, published, sealed, aad, self.name)
@@ -215,12 +219,13 @@ def typed(values: Mapping[str, Any], key: str, kind: type[T], name: str) -> T:
 
 
 def hexbytes(values: Mapping[str, Any], key: str, length: int, name: str) -> bytes:
-    """``values[key]`` read as *length* bytes in hex. :raises Damaged: it is not that."""
+    """``values[key]`` read as *length* bytes in lower-case hex. :raises Damaged: it is not that."""
+    text = typed(values, key, str, name)
     try:
-        raw = bytes.fromhex(typed(values, key, str, name))
+        raw = bytes.fromhex(text)
     except ValueError:
         raw = b""
-    if len(raw) != length:
+    if len(raw) != length or raw.hex() != text:
         raise Damaged(f"{name}: {key!r} is not {length} bytes in hex")
     return raw
 

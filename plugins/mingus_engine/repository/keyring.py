@@ -72,6 +72,13 @@ class Keyring:
                     get_object(self._store, str(name), max_bytes=_KEY_OBJECT_MAX_BYTES), envelope.EPOCH_KEY, str(name)
                 )
                 e.verify(self._config.signing_public)
+                # Binding is the seal's (HPKE info); this only says sooner that an object lies in the wrong place.
+                here = (self._config.repository_id, self._config.repository_id, key_set, self.slot.name, what)
+                if here != (
+                    envelope.typed(e.placement, "repository", str, e.name),
+                    *map(e.text, ("repository", "ulid", "slot", "what")),
+                ):
+                    envelope.mismatch(str(name))
                 sealed = bytes.fromhex(e.text("sealed"))
                 return slots.open_sealed(
                     self._private, sealed, _info(self._config.repository_id, key_set, what, self.slot), str(name)

@@ -74,7 +74,7 @@ def test_a_blob_opens_only_at_its_place_as_its_kind_in_its_file() -> None:
         dataclasses.replace(HEADER, kind=ContainerKind.TREE),
         dataclasses.replace(HEADER, magic=containers.LOG_MAGIC),
     ):
-        others.append((Cipher(other, HEADER.key(KEY, "pack")), BlobKind.DATA, 64, sealed))
+        others += [(Cipher(other, HEADER.key(KEY, "pack")), BlobKind.DATA, 64, sealed)]
     for opener, blob_kind, position, bytes_found in others:
         with pytest.raises(Damaged, match="the object"):
             opener.open(blob_kind, position, bytes_found, "the object")
