@@ -81,7 +81,8 @@ def make(root: Path) -> Places:
     account = server_account()
     servers = root / "servers"
     if account is not None and not _passable(root, account):
-        # A clone under /root, say: the name is derived from the place, so that a second demo finds the first one's.
+        # A clone in a home directory that is closed to others, say. The name is derived from the place: a second demo
+        # there finds what the first one left.
         digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
         servers = Path(tempfile.gettempdir()).resolve() / f"mingus-demo-{digest}"
         if servers.is_symlink() or (servers.exists() and servers.stat().st_uid != os.geteuid()):

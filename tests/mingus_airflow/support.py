@@ -20,7 +20,7 @@ from mingus_engine.jobs.context import JobContext, Report
 from mingus_engine.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PASSWORD = "pw-of-the-ledger-4711"
+PASSWORD = "pw-of-the-ledger-4711"  # not a secret
 KEY = "5c" * 32
 
 SETTINGS = """
