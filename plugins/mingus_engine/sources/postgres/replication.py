@@ -24,7 +24,7 @@ from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.connection import connect_replication, place, server_error
 from mingus_engine.sources.postgres.findings import Findings
 from mingus_engine.sources.postgres.link import Rows, ServerFailure, take_over
-from mingus_engine.sources.postgres.slabs import SlabPool
+from mingus_engine.sources.postgres.slabs import SlabItem, SlabPool
 from mingus_engine.sources.postgres.tar import TarReader
 
 MANIFEST_PATH = b"mingus-origin/backup_manifest"
@@ -49,7 +49,8 @@ class ReplicationBackup(PostgresBackup):
     _end: Rows | None = None
 
     def items(self) -> Iterator[Item]:
-        """Items as the server sends them: ``backup_label`` first, ``global/pg_control`` last of the data directory."""
+        """Links of tablespaces, then items as the server sends them, ``global/pg_control`` last."""
+        yield from self._links()
         try:
             for event in self._events:
                 if isinstance(event, Rows):
@@ -111,6 +112,7 @@ class ReplicationBackup(PostgresBackup):
         if not isinstance(start, Rows) or not isinstance(spaces, Rows):
             raise BackupBroken(f"{place(self.conn)}: BASE_BACKUP began with data")
         self.start_lsn, self.timeline = lsns.parse(_text(start, 0, 0)), int(_text(start, 0, 1))
+        self._tablespaces = [(row[0], row[1]) for row in spaces.rows if row[0] and row[1]]
         self._expected = sum(int(row[2] or 0) for row in spaces.rows) * 1024
 
     def _in_place_directories(self) -> list[tuple[SourceFile, bytes]]:
@@ -128,6 +130,15 @@ class ReplicationBackup(PostgresBackup):
             )
 
     # -- while reading ------------------------------------------------------------------------------------------------
+
+    def _links(self) -> Iterator[Item]:
+        """The server leaves the links out when it sends a ``tablespace_map``."""
+        for oid, location in self._tablespaces:
+            path = b"pg_tblspc/" + oid
+            in_place = not location.startswith(b"/")  # allow_in_place_tablespaces
+            kind = FileKind.DIRECTORY if in_place else FileKind.SYMLINK
+            target = b"" if in_place else location
+            yield SlabItem(SourceFile(path, kind, 0o700, target=target), 0, memoryview(b""), None, last=True)
 
     def _member(self, file: SourceFile) -> None:
         if file.kind == FileKind.FILE:

@@ -19,7 +19,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -180,11 +180,13 @@ class WalReceiver:
                 self._ended(result, command)
                 return
             self._link.nonblocking = 1
-            yield from self._pieces(timeline)
-            self._link.put_copy_end()
-            self._link.flush()
+            by_server = yield from self._pieces(timeline)
+            # After an error of the server there is no COPY left that could be ended.
+            with contextlib.suppress(psycopg.Error) if by_server else contextlib.nullcontext():
+                self._link.put_copy_end()
+                self._link.flush()
             # What was under way when we asked for the end is dropped: it lies beyond the position to stop at.
-            while (size := self._link.get_copy_data(1)[0]) >= 0:
+            while not by_server and (size := self._link.get_copy_data(1)[0]) >= 0:
                 if size == 0:
                     self._wait()
             self._link.nonblocking = 0
@@ -192,13 +194,14 @@ class WalReceiver:
         except psycopg.Error as error:
             raise self._broken(str(error)) from None
 
-    def _pieces(self, timeline: int) -> Iterator[WalPiece]:
+    def _pieces(self, timeline: int) -> Generator[WalPiece, None, bool]:
+        """Returns whether it was the server that ended the stream."""
         reported = time.monotonic()
         while True:
             self._checkpoint()
             size, data = self._link.get_copy_data(1)
             if size < 0:
-                return
+                return True
             if size > 0:
                 kind = data[0]
                 if kind == _WAL_DATA:
@@ -216,7 +219,7 @@ class WalReceiver:
                         self._report(flushed=0)
                         reported = time.monotonic()
             if self._stop_at is not None and self.position >= self._stop_at:
-                return
+                return False
             if time.monotonic() - reported >= STATUS_INTERVAL_S:
                 self._report(flushed=self._confirmed)
                 reported = time.monotonic()
