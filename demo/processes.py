@@ -121,4 +121,6 @@ def _as(command: Sequence[str | Path], account: Account | None, death_signal: st
     options = ["--pdeathsig", death_signal]
     if account is not None:
         options += ["--reuid", str(account.uid), "--regid", str(account.gid), "--init-groups"]
-    return ["setpriv", *options, "--", *(str(part) for part in command)]
+    # The parent may have died before the kernel was asked: whoever has another one by then must not begin.
+    begin = ("sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid()))
+    return ["setpriv", *options, "--", *begin, *(str(part) for part in command)]
