@@ -71,7 +71,7 @@ def back_up(settings: Settings, source_id: str, *, context: JobContext) -> BackU
         repository = stack.enter_context(places.first_reachable(settings, source_id, context))
         run = writer.begin(
             repository, source_id, kind=runs.WRITE, spool_path=settings.spool_path, level=source.compression_level,
-            provenance=context.provenance,
+            provenance=context.provenance, workers=source.workers,
         )  # fmt: skip
         stack.callback(run.close)
         job = _BackUp(settings, source, repository, run, context)

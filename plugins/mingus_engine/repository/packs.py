@@ -1,7 +1,8 @@
 """Writing packs: workers share one open pack until it is full, then each has its own.
 
 Small runs so make few objects, big runs keep locality (DESIGN §3). A full pack is finished and put by a thread of its
-own, so that workers go on while a store is slow; the number of packs waiting bounds the spool.
+own, so that workers go on while a store is slow. There are never more data packs on the way, open or waiting, than
+workers (two with one worker): that bounds the spool, and what a killed run stores again.
 """
 
 from __future__ import annotations
@@ -148,6 +149,7 @@ class PackWriter:
     """Appends blobs to the packs of one run. ``append`` may be called by any number of threads.
 
     :param level: zstd level. :param on_put: told of each pack that is in the store.
+    :param workers: how many threads append.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class PackWriter:
         *,
         spool_path: Path,
         level: int,
+        workers: int = bounds.WORKERS_DEFAULT,
         on_put: Callable[[PackRef], None] = lambda _: None,
     ) -> None:
         self._store, self._source, self._run, self._run_key = store, source, run, run_key
@@ -168,7 +171,9 @@ class PackWriter:
         self._current: dict[tuple[ContainerKind, int], _OpenPack] = {}
         self._own: set[ContainerKind] = set()
         self._next_number = 0
-        self._slots = threading.BoundedSemaphore(_WAITING_PACKS)
+        self._waiting_max = min(_WAITING_PACKS, max(1, workers - 1))
+        self._slots = threading.BoundedSemaphore(self._waiting_max)
+        self._workers, self._waiting = workers, 0
         self._putter = ThreadPoolExecutor(1, thread_name_prefix="mingus-put")
         self._failure: BaseException | None = None
         self.refs: list[PackRef] = []
@@ -205,9 +210,9 @@ class PackWriter:
             open_packs = list(self._current.items())
         for key, pack in open_packs:
             self._retire(key, pack)
-        for _ in range(_WAITING_PACKS):
+        for _ in range(self._waiting_max):
             self._slots.acquire()
-        for _ in range(_WAITING_PACKS):
+        for _ in range(self._waiting_max):
             self._slots.release()
         if self._failure is not None:
             raise self._failure
@@ -231,6 +236,9 @@ class PackWriter:
             key = (kind, threading.get_ident() if kind in self._own else 0)
             pack = self._current.get(key)
             if pack is None:
+                others = [(k, p) for k, p in self._current.items() if k[0] == kind]
+                if others and len(others) + self._waiting >= self._workers:
+                    return others[0]
                 # An abandoned number is never used again: a retry of this process would repeat a name.
                 pack = _OpenPack(self._run, self._run_key, self._next_number, kind, self._spool_path)
                 self._next_number += 1
@@ -238,12 +246,14 @@ class PackWriter:
             return key, pack
 
     def _retire(self, key: tuple[ContainerKind, int], pack: _OpenPack) -> None:
+        self._slots.acquire()  # before the pack makes room for a new one
         with self._lock:
             if self._current.get(key) is not pack:
+                self._slots.release()
                 return  # another worker was first
             del self._current[key]
             self._own.add(key[0])
-        self._slots.acquire()
+            self._waiting += 1
         self._putter.submit(self._put, pack).add_done_callback(lambda future: self._done(future, pack))
 
     def _put(self, pack: _OpenPack) -> None:
@@ -259,4 +269,6 @@ class PackWriter:
         pack.file.close()
         if not future.cancelled() and (error := future.exception()) is not None:
             self._failure = self._failure or error
+        with self._lock:
+            self._waiting -= 1
         self._slots.release()

@@ -121,6 +121,7 @@ def begin(
     spool_path: Path,
     level: int,
     provenance: Mapping[str, str],
+    workers: int = bounds.WORKERS_DEFAULT,
     on_put: Callable[[PackRef], None] = lambda _: None,
 ) -> WriteRun:
     """Open a run: put its ``.start``, then look.
@@ -138,7 +139,14 @@ def begin(
         keys=keys,
         state=state.look(repository, source),
         packs=PackWriter(
-            repository.store, source, run, keys.run_key, spool_path=spool_path, level=level, on_put=on_put
+            repository.store,
+            source,
+            run,
+            keys.run_key,
+            spool_path=spool_path,
+            level=level,
+            workers=workers,
+            on_put=on_put,
         ),
         provenance=provenance,
     )
