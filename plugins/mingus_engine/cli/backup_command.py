@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
             ("files", output.number(report.files)),
             ("read", output.size(report.bytes_read)),
             ("stored", f"{output.size(report.bytes_stored)} (ratio {report.ratio:.2f})"),
-            ("reused", f"{output.size(report.bytes_reused)} of an interrupted run"),
+            *([("reused", f"{output.size(report.bytes_reused)} of an interrupted run")] if report.bytes_reused else []),
             ("WAL", output.size(report.wal_bytes)),
             ("LSN", f"{report.start_lsn} to {report.stop_lsn}, timeline {report.timeline}"),
             ("duration", output.duration(report.duration_s)),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import select
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TextIO
 
 from mingus_engine.cli import output
 from mingus_engine.cli.progress import ProgressDisplay, StatusLine, draws_bars
 from mingus_engine.errors import MingusError
+
+_POLL_S = 0.5
 
 
 class OutputClosed(Exception):
@@ -50,10 +53,18 @@ class Console:
         if self.as_json:
             self._write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
 
-    def write_bytes(self, data: bytes | memoryview) -> None:
-        """Raw bytes to stdout (``cat``)."""
+    def write_bytes(self, data: memoryview, checkpoint: Callable[[], None]) -> None:
+        """Raw bytes to stdout (``cat``). *checkpoint* is called while a slow reader is waited for, too.
+
+        A write begins only where there is room, so a signal during it ends it with a part written instead of being
+        lost in a retry inside the interpreter.
+        """
+        out = self._out.fileno()
         try:
-            sys.stdout.buffer.write(data)
+            while data:
+                checkpoint()
+                if select.select([], [out], [], _POLL_S)[1]:
+                    data = data[os.write(out, data) :]
         except OSError as error:
             raise self._lost(error) from None
 

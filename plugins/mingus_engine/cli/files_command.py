@@ -14,6 +14,7 @@ from mingus_engine.cli.snapshots_command import add_snapshot_argument
 from mingus_engine.errors import SettingsError
 
 if TYPE_CHECKING:
+    from mingus_engine.jobs.context import JobContext
     from mingus_engine.jobs.file_listing import FileInfo
 
 _KIND_BITS = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK}
@@ -63,12 +64,14 @@ def run_cat(args: argparse.Namespace, session: Session) -> int:
         raise SettingsError("`cat` writes the bytes of a file; it has no JSON form", hint="leave out --json")
     from mingus_engine.jobs.inspect import read_file
 
-    session.run(
-        lambda context: read_file(
-            session.settings, args.snapshot, args.path, into=session.console.write_bytes,
+    def run(context: JobContext) -> FileInfo:
+        return read_file(
+            session.settings, args.snapshot, args.path,
+            into=lambda data: session.console.write_bytes(data, context.checkpoint),
             source=args.source, repository=args.repository, context=context,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
+
+    session.run(run)
     return 0
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import getpass
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mingus_engine.cli import output
+from mingus_engine.cli import output, signals
 from mingus_engine.cli.arguments import Parser, Subparsers, command
 from mingus_engine.cli.session import Failed, Session
 from mingus_engine.errors import KeyUnavailable, SettingsError
@@ -107,9 +106,10 @@ def _new_passphrase(file: str | None) -> Secret:
     given = read_secret("" if file else _NEW_PASSPHRASE, file or "", what="new passphrase")
     if given is not None:
         return given
-    if not (sys.stdin.isatty() and os.path.exists("/dev/tty")):  # noqa: PTH110 - not a file of ours
+    if sys.stdin is None or not sys.stdin.isatty():
         raise SettingsError("no new passphrase", hint=f"set {_NEW_PASSPHRASE}, or name a file by --passphrase-file")
-    first, second = getpass.getpass("New passphrase: "), getpass.getpass("Again: ")
+    with signals.interruptible():
+        first, second = getpass.getpass("New passphrase: "), getpass.getpass("Again: ")
     if first != second:
         raise SettingsError("the two passphrases differ", hint="nothing was changed; try again")
     return Secret(first)

@@ -38,3 +38,13 @@ def stopping(cancel: threading.Event, say: Callable[[str], None]) -> Iterator[No
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within :func:`stopping`: Ctrl-C raises ``KeyboardInterrupt`` again, so that it ends a prompt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

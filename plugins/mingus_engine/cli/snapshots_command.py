@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from mingus_engine.jobs.inspect import Copy, SnapshotDetails, SnapshotInfo
 
 
+# A mapping of more values than this (the server's settings) is only counted.
+_SHOWN_VALUES = 4
+
+
 def add(commands: Subparsers) -> None:
     """The parsers."""
     listing = command(
@@ -136,6 +140,8 @@ def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _text(key: str, value: Any) -> str:
     if isinstance(value, Mapping):
+        if len(value) > _SHOWN_VALUES:
+            return f"{len(value)} values, see --json"
         return ", ".join(f"{k}={v}" for k, v in value.items()) or "-"
     if isinstance(value, list):
         named = [str(v.get("name", v)) if isinstance(v, Mapping) else str(v) for v in value]

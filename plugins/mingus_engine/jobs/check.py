@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mingus_engine import bounds
 from mingus_engine.checks import Check
 from mingus_engine.errors import Cancelled, MingusError, SourceError, StoreError
 from mingus_engine.jobs import places
@@ -92,7 +93,7 @@ class _Checking:
             yield Check("store", not result.problems, "; ".join(result.problems) or "behaves as it must")
             free = store.free_bytes()
             if free is not None:
-                yield Check("space", free > 0, f"{free} bytes free", {"free_bytes": free})
+                yield Check("space", free > 0, f"{free / bounds.GIB:.1f} GiB free", {"free_bytes": free})
         with places.opened(self._settings, name, self._context) as place:
             place.keys.epoch_key(place.keys.epoch)
             fingerprint = place.keys.signer.key_id

@@ -361,7 +361,8 @@ def _found(
     settings: Settings, snapshot: str, source: str | None, repository: str | None, context: JobContext
 ) -> Iterator[tuple[Repository, Manifest]]:
     """The first repository that has the snapshot, opened with its key, and the snapshot's manifest there."""
-    trouble: NoSuchSnapshot | StoreError | None = None
+    missing: NoSuchSnapshot | None = None
+    unread: dict[str, MingusError] = {}
     for name in _names(settings, source, repository):
         try:
             with places.opened(settings, name, context, with_key=False) as place:
@@ -369,16 +370,20 @@ def _found(
                 manifest = reading.choose(place, holder, None if snapshot.lower() == LATEST else snapshot)
         except _Ambiguous:
             raise
-        except (NoSuchSnapshot, StoreError, NotARepository) as error:
-            if isinstance(error, NoSuchSnapshot | StoreError):
-                trouble = trouble if isinstance(trouble, StoreError) else error
-            if not isinstance(error, NoSuchSnapshot):
-                context.log(f"repository {name}: {error.message}")
+        except NoSuchSnapshot as error:
+            missing = missing or error
             continue
+        except (StoreError, NotARepository) as error:
+            unread[name] = error
+            continue
+        for other, why in unread.items():
+            context.log(f"repository {other} was not read: {why.message}")
         with places.opened(settings, name, context) as place:
             yield place, manifest
             return
-    raise trouble or NotARepository("no repository of the settings was made yet")
+    if missing is not None and unread:
+        raise NoSuchSnapshot(f"{missing.message} (not read: {', '.join(unread)})")
+    raise missing or next(iter(unread.values()))
 
 
 def _holder(place: Repository, snapshot: str, source: str | None, settings: Settings) -> str:
