@@ -461,15 +461,15 @@ def test_an_error_of_the_system_is_one_of_ours(number: int, expected: type[Mingu
     assert "/srv/r" in error.message
 
 
-def test_modes_do_not_follow_the_umask_of_the_process(tmp_path: Path) -> None:
-    before = os.umask(0o000)
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_the_mode_of_objects_does_not_follow_the_umask(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
     try:
-        store = LocalStore(tmp_path / "r")
-        put(store, "packs/a", b"x")
+        put(LocalStore(tmp_path / "r"), "packs/a", b"x")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "r/packs/a").stat().st_mode) == 0o640
-    assert stat.S_IMODE((tmp_path / "r/packs").stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "r/packs").stat().st_mode) == 0o750 & ~umask
 
 
 def test_a_store_on_a_file_system_without_unnamed_files_keeps_its_clock(
