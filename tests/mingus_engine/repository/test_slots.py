@@ -27,8 +27,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 def opens(slot: Slot, text: str, repository: str = REPOSITORY) -> bool:
     try:
         private = slots.open_slot(slot, Secret(text), repository, "the place")
-    except KeyUnavailable as error:
-        assert "the place" in error.message or "mistyped" in error.message
+    except KeyUnavailable:
         return False
     return private.public_key().public_bytes_raw() == slot.public
 
@@ -112,19 +111,10 @@ def test_every_mistyped_letter_of_an_escrow_key_is_noticed() -> None:
         if text[at] == "-":
             continue
         wrong = text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :]
-        if at == len(text) - 1 and opens(slot, wrong):
-            continue  # the last letter carries bits that no byte has
         with pytest.raises(KeyUnavailable, match="mistyped"):
             slots.open_slot(slot, Secret(wrong), REPOSITORY, "x")
-    for wrong in (
-        text[:-1],
-        text + "A",
-        text[start : start + 20],
-        "",
-        "MINGUS-ESCROW-1-",
-        "ü",
-        text.replace("A", "1", 1) + "1",
-    ):
+    short, long = text[:-1], f"{text}A"
+    for wrong in (short, long, text[start : start + 20], "", "MINGUS-ESCROW-1-", "ü", text.replace("-", "1")):
         with pytest.raises(KeyUnavailable, match="mistyped"):
             slots.open_slot(slot, Secret(wrong), REPOSITORY, "x")
 
@@ -149,8 +139,8 @@ def test_every_changed_bit_of_a_wrapped_half_is_noticed(field: str, text: str) -
                 "the place",
             )
         assert "the place" in caught.value.message
+    wrap = {k: v for k, v in slot.wrap.items() if k != field}
     with pytest.raises(Damaged, match=field):
-        wrap = {k: v for k, v in slot.wrap.items() if k != field}
         slots.open_slot(dataclasses.replace(slot, wrap=wrap), Secret(text), REPOSITORY, "the place")
 
 
