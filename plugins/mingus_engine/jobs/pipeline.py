@@ -134,8 +134,7 @@ class Pipeline:
         data = item.read(scratch)
         if data is None:
             if file_map.vanish():
-                with self._lock:
-                    self.counters.vanished += 1
+                self._finish(file_map)
             return
         if item.offset % bounds.BLOCK_BYTES or (not item.last and item.length % bounds.BLOCK_BYTES):
             # Its block hashes would stand for other ranges than a reader compares them with.
@@ -144,13 +143,18 @@ class Pipeline:
         hashes, extents = self._store(item.file.path, item.offset, data)
         with self._lock:
             self.counters.read_bytes += len(data)
-            self.counters.files += item.last and item.file.kind == FileKind.FILE
             done = self.counters.read_bytes
         if file_map.piece(item.offset, len(data), extents, hashes):
-            entry = file_map.entry(self._table, self._run.packs.append)
-            if entry is not None:
-                self._entries.add(entry)
+            self._finish(file_map)
         self._context.progress("back up", done, self.total_bytes, item.file.path.decode("utf-8", "replace"))
+
+    def _finish(self, file_map: FileMap) -> None:
+        entry = file_map.entry(self._table, self._run.packs.append)
+        if entry is not None:
+            self._entries.add(entry)
+        with self._lock:
+            self.counters.vanished += entry is None
+            self.counters.files += entry is not None and entry.kind == FileKind.FILE
 
     def _store(self, path: bytes, offset: int, data: memoryview) -> tuple[bytes, list[Extent]]:
         """Store what is not stored yet of *data*; its block hashes and extents."""
