@@ -57,27 +57,40 @@ class FakeReport(Report):
     def as_dict(self) -> dict[str, Any]:
         return {"job": self.job, "source": self.source, "duration_s": self.duration_s, **self.more}
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.more[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
 
 @dataclass
 class FakeEngine:
-    """Stands in for the engine's jobs; notes every call and does what a test says."""
+    """Stands in for the engine's jobs; notes every call, does what a test says, reports what it says."""
 
     calls: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     act: dict[str, Callable[[Settings, JobContext], None]] = field(default_factory=dict)
+    say: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def job(self, name: str, **more: Any) -> Callable[..., FakeReport]:
         def run(settings: Settings, source_id: str, *, context: JobContext, **arguments: Any) -> FakeReport:
             self.calls.append((name, source_id, arguments))
             if name in self.act:
                 self.act[name](settings, context)
-            return FakeReport(job=name, source=source_id, duration_s=1.5, more=more)
+            return FakeReport(job=name, source=source_id, duration_s=1.5, more={**more, **self.say.get(name, {})})
 
         return run
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         snapshot = "01K0000000000000000000LEDG"
         reports: dict[str, dict[str, Any]] = {
-            "back_up": {"snapshot": snapshot, "repository": "primary", "bytes_read": 1000, "bytes_stored": 400},
+            "back_up": {
+                "snapshot": snapshot,
+                "repository": "primary",
+                "bytes_read": 1000,
+                "bytes_stored": 400,
+                "flagged": False,
+            },
             "ship": {"snapshots": [snapshot], "objects_put": 3, "bytes_put": 400},
             "verify": {"snapshot": snapshot, "ok": True, "rto_s": 2.5, "checks": [], "proof": "01K0PROOF"},
         }

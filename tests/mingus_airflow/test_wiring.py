@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields, is_dataclass
 from datetime import timedelta
 
 import pytest
@@ -9,11 +11,14 @@ import pytest
 from mingus_airflow.wiring import (
     DEFAULT_SCHEDULES,
     DEFAULT_SETTINGS_FILE,
+    PerJob,
+    Wiring,
     load_settings,
     schedule,
     settings_path,
     wiring,
 )
+from mingus_engine import settings as engine_settings
 from mingus_engine.errors import SettingsError
 from mingus_engine.settings import Settings, parse
 from tests.mingus_airflow.support import ROOT, SETTINGS
@@ -88,6 +93,16 @@ def test_the_settings_are_found_beside_the_plugins_whatever_the_working_director
     monkeypatch.chdir(tmp_path)
     assert settings_path() == DEFAULT_SETTINGS_FILE
     assert load_settings().sources[0].id == "ledger"
+
+
+def test_every_key_of_the_example_also_a_commented_one_is_a_setting() -> None:
+    known = {
+        f.name for kind in (*vars(engine_settings).values(), Wiring, PerJob) if is_dataclass(kind) for f in fields(kind)
+    }
+    known |= set(DEFAULT_SCHEDULES)
+    keys = set(re.findall(r"^[ #-]*([a-z_0-9]+):(?: |$)", DEFAULT_SETTINGS_FILE.read_text(), flags=re.MULTILINE))
+    assert len(keys) > 40
+    assert keys <= known
 
 
 def test_the_environment_names_of_the_predecessor_work_as_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mingus_airflow.connections import redacted
 from mingus_airflow.operators.base import EngineOperator
 from mingus_engine.jobs.context import JobContext, Report
 from mingus_engine.settings import Settings
@@ -24,4 +25,11 @@ class PgBaseBackupOperator(EngineOperator):
         """Run the ``back_up`` job."""
         from mingus_engine.jobs.back_up import back_up
 
-        return back_up(settings, self.source, context=context)
+        report = back_up(settings, self.source, context=context)
+        if report.flagged:
+            # Green, for what could be read is stored; but nobody may overlook it.
+            self.log.warning("snapshot %s is FLAGGED: older proven ones are kept until a person looks", report.snapshot)
+            for check in report.checks:
+                if not check["ok"]:
+                    self.log.warning("finding: %s: %s", check["name"], redacted(check["detail"]))
+        return report

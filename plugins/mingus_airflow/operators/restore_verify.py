@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mingus_airflow.connections import redacted
 from mingus_airflow.operators.base import EngineOperator, snapshot_id
+from mingus_engine.errors import VerificationFailed
 from mingus_engine.jobs.context import JobContext, Report
 from mingus_engine.settings import Settings
 
@@ -47,11 +49,18 @@ class RestoreVerifyOperator(EngineOperator):
         from mingus_engine.jobs.verify import verify
 
         wanted = settings.source(self.source).verify
-        return verify(
-            settings,
-            self.source,
-            repository=self.repository or wanted.repository or settings.chain(self.source)[-1],
-            snapshot=snapshot_id(self.snapshot),
-            level=self.level or wanted.level,
-            context=context,
-        )
+        try:
+            return verify(
+                settings,
+                self.source,
+                repository=self.repository or wanted.repository or settings.chain(self.source)[-1],
+                snapshot=snapshot_id(self.snapshot),
+                level=self.level or wanted.level,
+                context=context,
+            )
+        except VerificationFailed as error:
+            # The error names the first few; who reads the log needs all.
+            for check in getattr(getattr(error, "report", None), "checks", ()):
+                outcome = "good" if check["ok"] else "FAILED"
+                self.log.warning("check %s: %s: %s", outcome, check["name"], redacted(check["detail"]))
+            raise

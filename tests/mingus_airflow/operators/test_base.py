@@ -103,6 +103,33 @@ def test_a_failed_verification_fails_the_task_at_once(engine: FakeEngine) -> Non
         execute(RestoreVerifyOperator(task_id="t", source="ledger"))
 
 
+def test_every_check_of_a_failed_verification_is_in_the_log(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(settings: Settings, job: JobContext) -> None:
+        error = VerificationFailed("failed")
+        checks = [{"name": "amcheck", "ok": True, "detail": "12 indexes"}]
+        checks += [{"name": f"invariant {n}", "ok": False, "detail": f"off by {n}"} for n in range(9)]
+        error.report = SimpleNamespace(checks=checks)  # type: ignore[attr-defined]
+        raise error
+
+    engine.act["verify"] = fail
+    with pytest.raises(AirflowFailException):
+        execute(RestoreVerifyOperator(task_id="t", source="ledger"))
+    written = "".join(capsys.readouterr())
+    assert "check good: amcheck: 12 indexes" in written
+    assert all(f"check FAILED: invariant {n}: off by {n}" in written for n in range(9))
+
+
+def test_a_flagged_backup_succeeds_loudly(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    checks = [{"name": "page checksums", "ok": False, "detail": "base/5/16384 block 7"}]
+    engine.say["back_up"] = {"flagged": True, "checks": checks}
+    assert execute(PgBaseBackupOperator(task_id="t", source="ledger"))["flagged"] is True
+    written = "".join(capsys.readouterr())
+    assert "is FLAGGED" in written
+    assert "finding: page checksums: base/5/16384 block 7" in written
+
+
 def test_a_server_that_is_away_is_tried_again(engine: FakeEngine) -> None:
     def fail(settings: Settings, job: JobContext) -> None:
         raise SourceUnreachable("connection refused")
