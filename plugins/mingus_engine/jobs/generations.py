@@ -8,15 +8,15 @@ Nothing is ever taken away here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from mingus_engine import ulids
 from mingus_engine.codec import sealing
-from mingus_engine.errors import CommitRefused, Damaged, MingusError
+from mingus_engine.errors import CommitRefused, Damaged
 from mingus_engine.repository import config as configs
-from mingus_engine.repository import envelope, keyring, names, slots
+from mingus_engine.repository import envelope, keyring, names
 from mingus_engine.repository.config import Config
 from mingus_engine.repository.keyring import Keyring
 from mingus_engine.repository.objects import get_object, put_object
@@ -45,7 +45,7 @@ def advance(repository: Repository, credentials: Credentials, change: Change, ne
         if _content(wanted) == _content(current):
             return current
         keys = Keyring(store, replace(wanted, epoch=current.epoch), credentials)
-        _seal_all(repository, wanted, keys, new_keys)
+        _seal_all(repository, wanted, [current, *rivals], keys, new_keys)
         following = replace(wanted, generation=current.generation + 1, previous=stored.name, ulid=ulids.new())
         raw = following.encode(keys.signer, keys.epoch_key(current.epoch))
         put_object(store, raw, partial(_name, following.ulid), read_back=True)
@@ -110,34 +110,41 @@ def _since(repository: Repository, generation: int, credentials: Credentials) ->
         yield config
 
 
-def _seal_all(repository: Repository, wanted: Config, keys: Keyring, new_keys: Mapping[str, bytes]) -> None:
-    """Every epoch and the signing key sealed to every slot, and read back (DESIGN §4 "Keys")."""
+def _seal_all(
+    repository: Repository, wanted: Config, known: Sequence[Config], keys: Keyring, new_keys: Mapping[str, bytes]
+) -> None:
+    """Every epoch and the signing key sealed to every slot, and read back (DESIGN §4 "Keys").
+
+    What one of the *known* configurations lists was sealed before that was put. An object alone says nothing: one of
+    the same name may be for a slot of a rival.
+    """
     sets = dict.fromkeys(wanted.epochs, "epoch") | {wanted.signing_set: "signing"}
     for key_set, what in sets.items():
         for slot in wanted.slots:
-            if _is_sealed(repository, wanted, key_set, what, slot):
+            if any(slot in c.slots and key_set in {*c.epochs, c.signing_set} for c in known):
                 continue
             if what == "signing":
                 key = keys.signer.private.private_bytes_raw()
             else:
                 key = new_keys.get(key_set) or keys.epoch_key(key_set)
+            before = _sealed(repository, key_set, slot)
             keyring.put_key(repository.store, repository.id, key_set, what=what, key=key, to=slot, signer=keys.signer)
-            if not _is_sealed(repository, wanted, key_set, what, slot):
-                raise Damaged(f"keys/{key_set}/{slot.name}: what was read back is not what was put")
+            for name in _sealed(repository, key_set, slot) - before or {""}:
+                _read_back(repository, wanted, name, (key_set, slot.name, what))
     for epoch, key in new_keys.items():
         if keys.epoch_key(epoch) != key:
             raise Damaged(f"keys/{epoch}/{keys.slot.name}: does not open to what was sealed")
 
 
-def _is_sealed(repository: Repository, config: Config, key_set: str, what: str, slot: slots.Slot) -> bool:
-    """Whether a whole, signed object of that key for that slot is there (only the slot's owner can open it)."""
-    for info in repository.store.list(f"keys/{key_set}/{slot.name}."):
-        try:
-            e = envelope.parse(get_object(repository.store, info.name), envelope.EPOCH_KEY, info.name)
-            e.verify(config.signing_public)
-            if (e.text("ulid"), e.text("slot"), e.text("what")) == (key_set, slot.name, what):
-                return True
-        except MingusError as error:
-            if not isinstance(error, Damaged):
-                raise
-    return False
+def _sealed(repository: Repository, key_set: str, slot: Slot) -> set[str]:
+    return {info.name for info in repository.store.list(f"keys/{key_set}/{slot.name}.")}
+
+
+def _read_back(repository: Repository, config: Config, name: str, expected: tuple[str, str, str]) -> None:
+    """Whole and signed; only the slot's owner could open it."""
+    if not name:
+        raise Damaged(f"keys/{expected[0]}/{expected[1]}: is not listed after it was put")
+    e = envelope.parse(get_object(repository.store, name), envelope.EPOCH_KEY, name)
+    e.verify(config.signing_public)
+    if (e.text("ulid"), e.text("slot"), e.text("what")) != expected:
+        raise Damaged(f"{name}: what was read back is not what was put")
