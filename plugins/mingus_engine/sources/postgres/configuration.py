@@ -50,10 +50,10 @@ def read_configuration(session: Session, facts: ServerFacts, *, local: bool) -> 
     files: Files = []
     unreadable: dict[str, str] = {}
     for path in sorted(_paths(session, facts)):
-        if _inside(path, facts.settings.get("data_directory", "")) and not (local and Path(path).is_symlink()):
-            continue
         try:
-            files.append(read(path))
+            # A link in the data directory is not part of a base backup; what it leads to is taken here.
+            if not _inside(path, facts.settings.get("data_directory", "")) or (local and Path(path).is_symlink()):
+                files.append(read(path))
         except OSError as error:
             unreadable[path] = error.strerror or "not readable"
         except psycopg.Error as error:

@@ -3,10 +3,13 @@
 Both are evaluated in one ``REPEATABLE READ READ ONLY`` transaction per database, with fixed output settings, so that
 the text of a value is comparable. A measurement is comparable *exactly* when no transaction ended between it and the
 restored state. Comparing LSNs cannot tell: a backup's own end, checkpoints and hint bits write WAL on an idle server,
-too. The transaction counter can: every change of a logged table needs a transaction id, and its end is logged. So a
-measurement is *quiet* when its snapshot has no transaction under way and held already at an LSN before the backup's
-stop LSN; it compares exactly with a restored server that shows the same snapshot. Otherwise something was written, and
-the declared tolerance applies.
+too. The transaction counter can: every change of a logged table needs a transaction id, and its end is logged.
+
+A snapshot is ``xmin:xmax:in progress``. If nothing below ``xmax`` is in progress, what is visible depends on ``xmax``
+alone. So a measurement is *quiet* when its snapshot is of that kind and the same one was seen at an LSN before the
+backup's stop LSN: the backup then contains every commit that the value depends on. It compares exactly with a restored
+server that shows this very snapshot, which also means that no later transaction was replayed. Otherwise something was
+written, and the declared tolerance applies.
 
 Not covered: values that change without a transaction id (sequences between two WAL records, ``now()``, statistics),
 unlogged and temporary tables; and sums of floating point numbers, which depend on the order of rows: give a tolerance.
@@ -51,8 +54,8 @@ class Moment:
     lsn: int
 
     @property
-    def idle(self) -> bool:
-        """No transaction with an id was under way."""
+    def complete(self) -> bool:
+        """Every transaction with an id below ``xmax`` has ended, so that what is visible depends on ``xmax`` alone."""
         low, _, rest = self.snapshot.partition(":")
         return bool(low) and rest == f"{low}:"
 
@@ -80,7 +83,7 @@ class Measured:
             "lsn_before": lsns.text(self.before),
             "lsn_after": lsns.text(self.after.lsn),
             "snapshot": self.after.snapshot,
-            "quiet": self.after.idle and since is not None and since.snapshot == self.after.snapshot,
+            "quiet": self.after.complete and since is not None and since.snapshot == self.after.snapshot,
         }
 
 
@@ -152,7 +155,7 @@ def compare(
 
 def _compare(name: str, known: Mapping[str, Any], item: Measured, declared: Measurement | None) -> Check:
     was, now = known["value"], item.value
-    exact = bool(known["quiet"]) and item.after.idle and known["snapshot"] == item.after.snapshot
+    exact = bool(known["quiet"]) and item.after.complete and known["snapshot"] == item.after.snapshot
     data = {**_data(item, "exact" if exact else "tolerance"), "recorded": was}
     if exact:
         return Check(name, was == now, f"{_shown(now)}, recorded {_shown(was)}: must be equal", data)
