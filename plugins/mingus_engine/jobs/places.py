@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mingus_engine.errors import ForeignRepository, NotARepository, StoreError
+from mingus_engine.errors import ForeignRepository, NotARepository, ObjectMissing, StoreError
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.repository import repository as repositories
 from mingus_engine.repository.repository import Repository
@@ -71,9 +71,10 @@ def first_reachable(settings: Settings, source_id: str, context: JobContext) -> 
         for name in settings.chain(source_id):
             try:
                 repository = stack.enter_context(opened(settings, name, context))
+            except ObjectMissing:
+                raise  # it is there, and damaged
             except StoreError as error:
-                if not error.transient:
-                    raise
+                # Also a disk that is not mounted and rights that were taken away: a backup elsewhere beats none.
                 context.log(f"repository {name} is not reachable: {error.message}")
                 trouble = trouble or error
             else:
