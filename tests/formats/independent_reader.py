@@ -24,6 +24,7 @@ from typing import Any
 
 import zstandard
 from blake3 import blake3
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -202,13 +203,19 @@ class Repository:
     def epoch_key(self, epoch: str) -> bytes:
         suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
         info = P("mingus/1", "key", "epoch", self.id, epoch, self._slot["name"], bytes.fromhex(self._slot["public"]))
-        (name,) = [n for n in self.names(f"keys/{epoch}/") if n.split("/")[2].startswith(self._slot["name"] + ".")]
-        e = envelope(self.whole(name), "EKEY")
-        verify(e, self.public)
-        key = suite.decrypt(bytes.fromhex(e.header["sealed"]), self._private, info)
-        commitment = hkdf(key, b"", P("mingus/1", "key commitment"), 32)
-        need(commitment.hex() == self.config.header["epochs"][epoch], "commitment of the epoch key")
-        return key
+        for name in self.names(f"keys/{epoch}/"):
+            if not name.split("/")[2].startswith(self._slot["name"] + "."):
+                continue
+            e = envelope(self.whole(name), "EKEY")
+            verify(e, self.public)
+            try:
+                key = suite.decrypt(bytes.fromhex(e.header["sealed"]), self._private, info)
+            except InvalidTag:
+                continue
+            commitment = hkdf(key, b"", P("mingus/1", "key commitment"), 32)
+            need(commitment.hex() == self.config.header["epochs"][epoch], "commitment of the epoch key")
+            return key
+        raise ValueError(f"no key of epoch {epoch} for slot {self._slot['name']}")
 
     def body(self, e: Envelope, what: str) -> dict[str, Any]:
         need(e.placement["repository"] == self.id, f"{what}: of another repository")

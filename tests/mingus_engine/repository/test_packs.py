@@ -165,9 +165,9 @@ def test_a_pack_found_full_takes_no_smaller_blob_from_a_worker_that_still_holds_
     with closing(writer(MemoryStore(), tmp_path)) as w:
         w.append(BlobKind.DATA, noise(8000, 1))
         _, held = w._pack(ContainerKind.DATA)
-        w.append(BlobKind.DATA, noise(8000, 2))
-        assert held.append(BlobKind.DATA, b"\0\1\0\0\0x", 1, ()) is None
-        w.flush()
+        large, small = b"\0" + (8000).to_bytes(4, "little") + noise(8000, 2), b"\0\1\0\0\0x"
+        assert held.append(BlobKind.DATA, large, 8000, ()) is None
+        assert held.append(BlobKind.DATA, small, 1, ()) is None
 
 
 def test_a_flushed_pack_takes_no_more_either(tmp_path: Path) -> None:
