@@ -11,7 +11,7 @@ from mingus_engine.cli.arguments import Subparsers, add_repository, command, who
 from mingus_engine.cli.session import Session
 
 if TYPE_CHECKING:
-    from mingus_engine.jobs.inspect import RunInfo
+    from mingus_engine.jobs.inspected import RunInfo
 
 _NEWEST = 20
 

@@ -14,7 +14,7 @@ from mingus_engine.cli.console import Console
 from mingus_engine.cli.session import Session
 
 if TYPE_CHECKING:
-    from mingus_engine.jobs.inspect import Copy, SnapshotDetails, SnapshotInfo
+    from mingus_engine.jobs.inspected import Copy, SnapshotDetails, SnapshotInfo
 
 
 # A mapping of more values than this (the server's settings) is only counted.

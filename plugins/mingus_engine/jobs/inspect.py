@@ -7,17 +7,27 @@ a snapshot needs one. A repository that cannot be reached is named and the other
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from mingus_engine import bounds, ulids
 from mingus_engine.codec.entries import Entry
-from mingus_engine.errors import MingusError, NoSuchSnapshot, NotARepository, SettingsError, StoreError
-from mingus_engine.jobs import places, reading
+from mingus_engine.errors import NoSuchSnapshot
+from mingus_engine.jobs import reading
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.file_listing import FileInfo, children, file_info
+from mingus_engine.jobs.finding import each, holding, sources_in
+from mingus_engine.jobs.inspected import (
+    Copy,
+    FileListing,
+    Proof,
+    RunInfo,
+    RunListing,
+    SnapshotDetails,
+    SnapshotInfo,
+    SnapshotListing,
+)
 from mingus_engine.repository import names, records, runs, state
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.reader import SnapshotReader
@@ -25,106 +35,7 @@ from mingus_engine.repository.repository import Repository
 from mingus_engine.settings import Settings
 from mingus_engine.sources.base import FileKind
 
-LATEST = "latest"
 _ZEROS = memoryview(bytes(bounds.MIB))
-
-
-class _Ambiguous(NoSuchSnapshot):
-    """Several answer: another repository, which has fewer of them, must not decide."""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The result of one verification, as its record says."""
-
-    level: str
-    ok: bool
-    at: datetime
-
-
-@dataclass(frozen=True)
-class Copy:
-    """One snapshot in one repository. ``proof``: the newest there. ``settled``: see ``repository.state``."""
-
-    repository: str
-    settled: bool
-    proof: Proof | None
-
-
-@dataclass(frozen=True)
-class SnapshotInfo:
-    """What is known of a snapshot without a key. ``stored_bytes``: of every pack and log it needs."""
-
-    source: str
-    snapshot: str
-    kind: str
-    written_at: datetime
-    stored_bytes: int
-    flagged: bool
-    copies: tuple[Copy, ...]
-
-
-@dataclass(frozen=True)
-class SnapshotListing:
-    """Oldest first by source. ``unreachable``: repository → why it was not read."""
-
-    snapshots: tuple[SnapshotInfo, ...]
-    unreachable: dict[str, str]
-
-
-@dataclass(frozen=True)
-class SnapshotDetails:
-    """Everything of one snapshot but its keys."""
-
-    info: SnapshotInfo
-    repository: str
-    location: str
-    run: str
-    put_by: str
-    position: int
-    heads: tuple[str, ...]
-    digest: str
-    packs: int
-    pack_bytes: int
-    logs: int
-    log_bytes: int
-    facts: dict[str, Any]
-    checks: list[dict[str, Any]]
-    statistics: dict[str, Any]
-    provenance: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """One job's record. Times by the store's clock; ``ended_at`` ``None`` = open or dead, nobody can tell."""
-
-    source: str
-    repository: str
-    run: str
-    kind: str
-    started_at: datetime
-    ended_at: datetime | None
-    reads: str
-    committed: tuple[str, ...]
-    provenance: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RunListing:
-    """Newest first by repository and source."""
-
-    runs: tuple[RunInfo, ...]
-    unreachable: dict[str, str]
-
-
-@dataclass(frozen=True)
-class FileListing:
-    """Files of a snapshot, in path order."""
-
-    source: str
-    snapshot: str
-    repository: str
-    files: tuple[FileInfo, ...]
 
 
 def list_snapshots(
@@ -137,8 +48,8 @@ def list_snapshots(
     found: dict[tuple[str, str], SnapshotInfo] = {}
     order: list[tuple[str, str]] = []
     unreachable: dict[str, str] = {}
-    for place in _each(settings, source, repository, context, unreachable):
-        for one in _sources(place, source):
+    for place in each(settings, source, repository, context, unreachable):
+        for one in sources_in(place, source):
             context.checkpoint()
             for info in _snapshots(place, one):
                 key = (info.source, info.snapshot)
@@ -166,7 +77,7 @@ def show_snapshot(
     :param snapshot: the beginning of its ULID, or ``latest``.
     :raises NoSuchSnapshot: none, or several. :raises KeyUnavailable: its facts cannot be opened.
     """
-    with _found(settings, snapshot, source, repository, context) as (place, manifest):
+    with holding(settings, snapshot, source, repository, context) as (place, manifest):
         body = place.manifest_body(manifest)
         listing = list_snapshots(settings, manifest.name.source, repository=repository, context=context)
         info = next(i for i in listing.snapshots if i.snapshot == manifest.ulid)
@@ -204,7 +115,7 @@ def list_files(
 
     :raises NoSuchSnapshot: no such snapshot, or nothing of that path in it.
     """
-    with _found(settings, snapshot, source, repository, context) as (place, manifest):
+    with holding(settings, snapshot, source, repository, context) as (place, manifest):
         there: set[bytes] = {b""}
 
         def entries() -> Iterator[Entry]:
@@ -236,7 +147,7 @@ def read_file(
     :raises NoSuchSnapshot: no such snapshot, or no such file in it. :raises Damaged: what was given is not all of it.
     """
     with (
-        _found(settings, snapshot, source, repository, context) as (place, manifest),
+        holding(settings, snapshot, source, repository, context) as (place, manifest),
         reading.announced(place, manifest, context),
     ):
         reader, wanted = SnapshotReader(place, manifest), _raw(path)
@@ -265,8 +176,8 @@ def list_runs(
     """Runs of *source* (default: of all). :param newest: at most so many of each source and repository."""
     unreachable: dict[str, str] = {}
     listed: list[RunInfo] = []
-    for place in _each(settings, source, repository, context, unreachable):
-        for one in _sources(place, source):
+    for place in each(settings, source, repository, context, unreachable):
+        for one in sources_in(place, source):
             listed.extend(_runs(place, one, newest, context))
     return RunListing(tuple(listed), unreachable)
 
@@ -323,85 +234,6 @@ def _proofs(place: Repository, source: str) -> dict[tuple[str, str], Proof]:
             proof = Proof(record.text("level"), record.facts.get("ok") is True, ulids.made_at(name.ulid))
             found[record.text("snapshot"), record.text("digest_of")] = proof
     return found
-
-
-def _each(
-    settings: Settings, source: str | None, repository: str | None, context: JobContext, unreachable: dict[str, str]
-) -> Iterator[Repository]:
-    """The repositories to look into, opened without a key; those that cannot be are noted in *unreachable*."""
-    first: MingusError | None = None
-    chosen = _names(settings, source, repository)
-    for name in chosen:
-        try:
-            with places.opened(settings, name, context, with_key=False) as place:
-                yield place
-        except (StoreError, NotARepository) as error:
-            unreachable[name] = error.message
-            first = first or error
-    if first is not None and len(unreachable) == len(chosen):
-        raise first
-
-
-def _names(settings: Settings, source: str | None, repository: str | None) -> tuple[str, ...]:
-    if repository is not None:
-        return (settings.repository(repository).name,)
-    everywhere = tuple(r.name for r in settings.repositories)
-    if not everywhere:
-        raise SettingsError("the settings name no repository")
-    # A source that the settings do not know (any more) may still have snapshots.
-    return settings.chain(source) if source in {s.id for s in settings.sources} and source else everywhere
-
-
-def _sources(place: Repository, source: str | None) -> list[str]:
-    return place.sources() if source is None else [source]
-
-
-@contextmanager
-def _found(
-    settings: Settings, snapshot: str, source: str | None, repository: str | None, context: JobContext
-) -> Iterator[tuple[Repository, Manifest]]:
-    """The first repository that has the snapshot, opened with its key, and the snapshot's manifest there."""
-    missing: NoSuchSnapshot | None = None
-    unread: dict[str, MingusError] = {}
-    for name in _names(settings, source, repository):
-        try:
-            with places.opened(settings, name, context, with_key=False) as place:
-                holder = _holder(place, snapshot, source, settings)
-                manifest = reading.choose(place, holder, None if snapshot.lower() == LATEST else snapshot)
-        except _Ambiguous:
-            raise
-        except NoSuchSnapshot as error:
-            missing = missing or error
-            continue
-        except (StoreError, NotARepository) as error:
-            unread[name] = error
-            continue
-        for other, why in unread.items():
-            context.log(f"repository {other} was not read: {why.message}")
-        with places.opened(settings, name, context) as place:
-            yield place, manifest
-            return
-    if missing is not None and unread:
-        raise NoSuchSnapshot(f"{missing.message} (not read: {', '.join(unread)})")
-    raise missing or next(iter(unread.values()))
-
-
-def _holder(place: Repository, snapshot: str, source: str | None, settings: Settings) -> str:
-    """Which source the snapshot is of."""
-    if source is not None:
-        return source
-    if snapshot.lower() == LATEST:
-        known = [s.id for s in settings.sources] or place.sources()
-        if len(known) != 1:
-            raise SettingsError("the latest snapshot of which source?", hint=f"say --source: {', '.join(known)}")
-        return known[0]
-    listed = [name for info in place.store.list("snapshots/") if (name := names.snapshot(info.name))]
-    found = {(name.source, name.ulid) for name in listed if name.ulid.startswith(snapshot.upper())}
-    if not found:
-        raise NoSuchSnapshot(f"no snapshot named {snapshot} in {place.name}")
-    if len(found) > 1:
-        raise _Ambiguous(f"{len(found)} snapshots named {snapshot} in {place.name}", hint="say more of its ULID")
-    return found.pop()[0]
 
 
 def _zeros(length: int) -> Iterator[memoryview]:
