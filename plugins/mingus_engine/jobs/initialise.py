@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mingus_engine.errors import ForeignRepository, NotARepository, StoreError
+from mingus_engine.errors import ForeignRepository, NotARepository, RepositoryExists, StoreError
 from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.repository import envelope
+from mingus_engine.repository import config, envelope
 from mingus_engine.repository import repository as repositories
 from mingus_engine.repository.slots import Credentials
 from mingus_engine.settings import Secret, Settings
@@ -46,9 +46,11 @@ def initialise(settings: Settings, repository_name: str, *, context: JobContext)
     """
     clock = Stopwatch()
     chosen = settings.repository(repository_name)
-    signer = _signer_of_another(settings, repository_name, context)
     store = open_store(chosen, create=True, cancel=context.cancel)
     try:
+        if config.is_initialised(store):
+            raise RepositoryExists(f"{store.location} holds a repository already")
+        signer = _signer_of_another(settings, repository_name, context)
         context.progress("probe", 0, 0, store.location)
         behaviour = probe(store)
         repository, escrow = repositories.init(

@@ -7,7 +7,7 @@ everything decrypts, decompresses, and hashes to what was recorded.
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from mingus_engine import bounds
 from mingus_engine.checks import Check
@@ -50,8 +50,9 @@ def whole(repository: Repository, manifest: Manifest, context: JobContext) -> Ch
         try:
             for at in range(0, size, _READ_BYTES):
                 context.checkpoint()
-                digest.update(repository.store.get_range(name, at, min(_READ_BYTES, size - at)))
-                context.progress("verify L1", done + at, total, name)
+                data = repository.store.get_range(name, at, min(_READ_BYTES, size - at))
+                digest.update(data)
+                context.progress("verify L1", done + at + len(data), total, name)
         except (ObjectMissing, Damaged):
             bad.append(name)
         else:
@@ -77,20 +78,22 @@ def readable(reader: SnapshotReader, context: JobContext) -> Check:
             return length, error.message
         return length, ""
 
+    def take(future: Future[tuple[int, str]]) -> None:
+        nonlocal done, files
+        length, error = future.result()
+        done, files = done + length, files + 1
+        bad.extend([error] if error else [])
+        context.progress("verify L2", done, total)
+
     with ThreadPoolExecutor(_WORKERS) as pool:
-        waiting = []
+        waiting: list[Future[tuple[int, str]]] = []
         for file in reader.files():
             if file.entry.kind == FileKind.FILE:
                 waiting.append(pool.submit(read, file))
             while len(waiting) > 4 * _WORKERS:
-                length, error = waiting.pop(0).result()
-                done, files = done + length, files + 1
-                bad.extend([error] if error else [])
-                context.progress("verify L2", done, total)
+                take(waiting.pop(0))
         for future in waiting:
-            length, error = future.result()
-            done, files = done + length, files + 1
-            bad.extend([error] if error else [])
+            take(future)
     for ref in reader.manifest.logs:
         try:
             log = LogReader(reader.repository, reader.manifest.name.source, ref, reader.body.run_keys.get(ref.run))

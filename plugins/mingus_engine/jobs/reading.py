@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from mingus_engine import ulids
 from mingus_engine.codec import sealing
-from mingus_engine.errors import ObjectMissing, ObjectRemoved, StoreError
+from mingus_engine.errors import Cancelled, ObjectMissing, ObjectRemoved, StoreError
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.repository import envelope, names, runs, state, writer
 from mingus_engine.repository.manifests import Manifest
@@ -45,7 +45,7 @@ def announced(repository: Repository, manifest: Manifest, context: JobContext) -
             header = runs.end_header(source, run, [])
             raw = repository.seal(envelope.RUN_END, header, b"{}", {"put_by": run})
             # A read that cannot be ended only makes a cleaner wait until it is seven days old.
-            with suppress(StoreError):
+            with suppress(StoreError, Cancelled):
                 put_object(repository.store, raw, str(names.RunName(source, run, "end")))
 
 

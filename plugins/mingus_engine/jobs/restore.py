@@ -9,13 +9,15 @@ could be started.
 from __future__ import annotations
 
 import os
+import pwd
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mingus_engine.errors import SettingsError
+from mingus_engine.errors import ComponentMissing, SettingsError
 from mingus_engine.jobs import places, reading
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.materialise import Materialiser
@@ -24,7 +26,7 @@ from mingus_engine.postgres.backup_manifest import WalRange
 from mingus_engine.repository.logs import LogReader
 from mingus_engine.repository.manifests import LogRef
 from mingus_engine.repository.reader import SnapshotReader
-from mingus_engine.settings import Settings
+from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources.base import FileKind
 from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.targets.postgres.target import PostgresTarget
@@ -109,7 +111,9 @@ def restore(
             files=job.files,
             bytes_written=job.bytes,
             wal_bytes=0 if dry_run else plan.wal_bytes,
-            start_hint="" if dry_run else f"pg_ctl -D {directory} start",
+            start_hint=""
+            if dry_run
+            else _start_hint(directory, int(job.facts["server_version_number"]) // 10000, source),
             plan=plan.as_dict(),
         )
 
@@ -235,3 +239,16 @@ def _owner(directory: Path, run_as: str) -> tuple[int, int] | None:
         return status.st_uid, status.st_gid
     account = programs.account(run_as)
     return account.owner if account else None
+
+
+def _start_hint(directory: Path, version: int, source: SourceSettings) -> str:
+    """The command that starts what was restored, as far as this machine can."""
+    try:
+        pg_ctl = str(programs.find(version, source.bin_directory).path("pg_ctl"))
+    except ComponentMissing:
+        pg_ctl = "pg_ctl"
+    command = f"{shlex.quote(pg_ctl)} -D {shlex.quote(str(directory))} start"
+    if os.geteuid() == 0:
+        with suppress(KeyError):  # an owner without a name
+            command = f"runuser -u {pwd.getpwuid(directory.stat().st_uid).pw_name} -- {command}"
+    return command
