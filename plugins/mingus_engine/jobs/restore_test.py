@@ -9,10 +9,11 @@ So L4 also runs
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from blake3 import blake3
@@ -29,6 +30,7 @@ from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import PostgresConnection, SourceSettings
 from mingus_engine.sources.base import FileKind
 from mingus_engine.sources.postgres import invariants
+from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.targets.postgres import checks
 from mingus_engine.targets.postgres.server import Started, ThrowAwayServer
 
@@ -63,6 +65,7 @@ class RestoreTest:
             restored_s = clock.seconds
             self.found.append(Check("L3 restore", True, f"{job.files} files, {job.bytes} bytes in {restored_s} s"))
             self.found.append(compare(self.reader, scratch / "data", self.context))
+            self.found.append(_label_check(scratch / "data", job.facts))
             if start_server:
                 self._ask_server(job, scratch, account, restored_s)
         return self.found
@@ -103,7 +106,7 @@ class RestoreTest:
                 return
             stack.callback(server.close)
             self.rto_s = round(restored_s + started.accepting_s, 3)
-            self.found.append(_start_check(started, str(facts["stop_lsn"])))
+            self.found.append(_start_check(started, facts))
             self._progress("invariants")
             self.found.extend(self._invariants(job, server))
             if self.source.verify.amcheck:
@@ -180,7 +183,15 @@ def _differs(reader: SnapshotReader, file: TabledEntry, path: Path) -> str:
     return ""
 
 
-def _start_check(started: Started, stop_lsn: str) -> Check:
+def _label_check(directory: Path, facts: Mapping[str, Any]) -> Check:
+    """The label must name the start that the manifest does: from another one the server replays to wrong rows."""
+    lines = (directory / "backup_label").read_text(encoding="utf-8", errors="replace").splitlines()
+    wanted = (f"START WAL LOCATION: {facts['start_lsn']} (", f"START TIMELINE: {facts['timeline']}")
+    lacking = [text.rstrip(" (") for text in wanted if not any(line.startswith(text) for line in lines)]
+    return Check("L3 backup_label", not lacking, f"lacks {' and '.join(lacking)}" if lacking else wanted[0][:-2])
+
+
+def _start_check(started: Started, facts: Mapping[str, Any]) -> Check:
     data = {
         "accepting_s": started.accepting_s,
         "consistent_s": started.consistent_s,
@@ -188,6 +199,10 @@ def _start_check(started: Started, stop_lsn: str) -> Check:
         "redo_lsn": started.redo_lsn,
         "dropped_libraries": dict(started.dropped_libraries),
     }
+    if started.first_lsn and lsns.parse(started.first_lsn) != lsns.parse(str(facts["start_lsn"])):
+        return Check(
+            "L4 start", False, f"replayed from {started.first_lsn}, the backup starts at {facts['start_lsn']}", data
+        )
     dropped = f"; left out: {', '.join(started.dropped_libraries)}" if started.dropped_libraries else ""
-    where = started.consistent_lsn or stop_lsn
+    where = started.consistent_lsn or facts["stop_lsn"]
     return Check("L4 start", True, f"consistent at {where}, accepting after {started.accepting_s} s{dropped}", data)
