@@ -1,0 +1,112 @@
+"""``python -m benchmarks``: see the package; ``--help`` lists the options."""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import fnmatch
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import cluster as clusters
+from benchmarks import places, report
+from benchmarks.contenders import ROOT, Bench, all_contenders
+from benchmarks.measuring import CommandFailed
+from benchmarks.rounds import Sample, play
+
+_QUICK_GB = 0.5
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="MINGUS beside pgBackRest and restic.")
+    number = parser.add_argument
+    number("--gb", type=float, default=float(os.environ.get("MINGUS_BENCH_GB", "5")), help="size of the database (5)")
+    number("--rounds", type=int, default=int(os.environ.get("MINGUS_BENCH_ROUNDS", "5")), help="rounds (5)")
+    number("--quick", action="store_true", help=f"one round of {_QUICK_GB} GB: does everything run?")
+    number(
+        "--only", action="append", default=[], metavar="PATTERN", help="contenders, e.g. 'mingus local*'; repeatable"
+    )
+    number("--no-restore", action="store_true", help="backups only")
+    number("--directory", type=Path, help="work here (default: a new directory in memory or in the temp directory)")
+    number("--keep", action="store_true", help="leave the directory: the next run with --directory takes its cluster")
+    number("--no-report", action="store_true", help="write no files, only the table")
+    number(
+        "--nice", type=int, default=int(os.environ.get("MINGUS_BENCH_NICE", "0")), metavar="N",
+        help="priority of everything that is measured, e.g. -15 where others use the machine, too (needs root)",
+    )  # fmt: skip
+    number("--list", action="store_true", help="list the contenders")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.gb, options.rounds = _QUICK_GB, 1
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it; 0, or 1 when a program failed or there is no room."""
+    options = _options(arguments)
+    # A terminated benchmark cleans up as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    started = time.monotonic()
+    os.nice(options.nice)  # servers and programs inherit it
+    try:
+        with places.place(options.gb, options.directory, keep=options.keep) as place:
+            return _run(options, place, started)
+    except (CommandFailed, places.NoRoom, FileNotFoundError, AssertionError) as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted; everything was removed", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace, place: places.Place, started: float) -> int:
+    compileall.compile_dir(ROOT / "plugins" / "mingus_engine", quiet=1)  # nobody's first run pays for it
+    print(f"bench: making a cluster of {options.gb:g} GB in {place.kind}", flush=True)
+    cluster = clusters.make(place.directory, options.gb)
+    try:
+        bench = Bench(cluster, place.directory)
+        wanted = [
+            c
+            for c in all_contenders(bench)
+            if not options.only or any(fnmatch.fnmatchcase(c.name, pattern) for pattern in options.only)
+        ]
+        if options.list or not wanted:
+            print("\n".join(c.name for c in all_contenders(bench)))
+            return 0
+        facts = report.facts(
+            place=place.kind,
+            rounds=options.rounds,
+            cluster=clusters.describe(cluster),
+            size=clusters.size_bytes(cluster),
+        )
+        samples: list[Sample] = []
+        try:
+            for sample in play(bench, wanted, options.rounds, _say, restores=not options.no_restore):
+                samples.append(sample)  # noqa: PERF402 - what was measured before an interruption is kept
+        finally:
+            if samples:
+                _publish(options, facts, samples, time.monotonic() - started)
+    finally:
+        cluster.stop("immediate")
+    return 0
+
+
+def _publish(options: argparse.Namespace, facts: dict[str, object], samples: list[Sample], seconds: float) -> None:
+    text = report.markdown(facts, samples, seconds)
+    print("\n" + text)
+    if not options.no_report:
+        for path in report.write(ROOT / "benchmarks" / "results", facts, samples, text):
+            print(f"bench: wrote {path.relative_to(ROOT)}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

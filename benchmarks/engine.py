@@ -1,0 +1,62 @@
+"""One measured run of the engine in a process of its own, as the command line would make it.
+
+``python -m benchmarks.engine back-up|restore|init SETTINGS ARGUMENTS…`` prints the job's report as one line of JSON,
+with the peak of the process's memory and the names of all modules it had loaded at its end. ``… imports`` reads such
+names from its standard input, imports them and does nothing: what it then takes is what the imports alone cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def peak_kib() -> int:
+    """The most memory this process ever had (``VmHWM``), in KiB."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
+    from mingus_engine import settings
+    from mingus_engine.jobs.context import JobContext
+
+    loaded, context = settings.load(settings_file), JobContext()
+    if verb == "init":
+        from mingus_engine.jobs.initialise import initialise
+
+        return initialise(loaded, arguments[0], context=context).as_dict()
+    if verb == "back-up":
+        from mingus_engine.jobs.back_up import back_up
+
+        return back_up(loaded, arguments[0], context=context).as_dict()
+    from mingus_engine.jobs.restore import restore
+
+    return restore(loaded, arguments[0], directory=Path(arguments[1]), context=context).as_dict()
+
+
+def _imports() -> dict[str, Any]:
+    for name in json.load(sys.stdin):
+        with contextlib.suppress(ImportError, AttributeError):  # made at run time, not by an import
+            importlib.import_module(name)
+    return {}
+
+
+def main(arguments: list[str]) -> None:
+    """See the module."""
+    if arguments[0] == "imports":
+        print(json.dumps({**_imports(), "peak_kib": peak_kib()}))
+        return
+    report = _job(arguments[0], arguments[1], arguments[2:])
+    modules = [name for name in sys.modules if name != "__main__" and not name.startswith("benchmarks")]
+    print(json.dumps({"report": report, "peak_kib": peak_kib(), "modules": modules, "pid": os.getpid()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
