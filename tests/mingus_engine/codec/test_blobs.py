@@ -75,6 +75,12 @@ def test_a_length_over_the_bound_is_refused_before_it_is_allocated() -> None:
         data(form)
 
 
+def test_more_than_the_bound_is_refused_though_it_is_all_there() -> None:
+    form = Compressor(1).plain_form_long(bytes(bounds.BLOB_PLAIN_MAX_BYTES + 1))
+    must_refuse(data, form)
+    assert len(Decompressor().data(form, "a body", bounds.BODY_MAX_BYTES)) == bounds.BLOB_PLAIN_MAX_BYTES + 1
+
+
 def test_bytes_behind_the_frame_and_second_frames_are_refused() -> None:
     frame = zstandard.ZstdCompressor(write_content_size=False).compress(b"abc")
     for behind in (b"\0", frame):

@@ -271,6 +271,24 @@ def test_an_object_is_not_taken_for_another_of_its_kind(small: Small) -> None:
         assert name in caught.value.message
 
 
+@pytest.mark.parametrize("kind", ["SNAP", "RECD", "RUNS", "RUNE"])
+def test_a_forged_header_is_refused_without_any_key(small: Small, kind: str) -> None:
+    """Whoever has no key lists and deletes by these headers: the signature alone guards them."""
+    for name in small.of_kind(kind):
+        raw = small.objects[name]
+        at = raw.index(b'"signer":"') + len(b'"signer":"')
+        forged = raw[:at] + (b"0" if raw[at : at + 1] != b"0" else b"1") + raw[at + 1 :]
+        store, new = changed_store(small, name, forged)
+        keyless = repositories.open_repository("keyless", store, None, pinned=small.fingerprint)
+        parsed = names.snapshot(new), names.record(new), names.run(new)
+        get = (keyless.get_manifest, keyless.get_record, keyless.get_run)
+        for name_found, use in zip(parsed, get, strict=True):
+            if name_found is not None:
+                with pytest.raises(Damaged, match="signature") as caught:
+                    use(name_found)  # type: ignore[operator]
+                assert new in caught.value.message
+
+
 def test_keys_of_another_slot_set_or_purpose_do_not_open(small: Small) -> None:
     found = {name: tuple(name.split("/")[1:]) for name in small.of_kind("EKEY")}
     for place in found:

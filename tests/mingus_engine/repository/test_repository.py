@@ -254,6 +254,18 @@ def test_what_a_newer_program_wrote_is_too_new(changes: dict[str, object], monke
             opened(store, keys)
 
 
+def test_a_signed_key_that_the_configuration_does_not_commit_to_is_refused() -> None:
+    """Everybody can seal to a slot; what counts is the commitment."""
+    store, repository, _ = fresh()
+    epoch, slot = repository.config.epoch, repository.config.slots[0]
+    for name in [n for n in store.objects if n.startswith(f"keys/{epoch}/{slot.name}.")]:
+        del store.objects[name]
+    other, signer = sealing.random_key(), repository.keys.signer
+    keyring.put_key(store, repository.id, epoch, what="epoch", key=other, to=slot, signer=signer)
+    with pytest.raises(Damaged, match="commits to"):
+        opened(store)
+
+
 def test_a_configuration_under_another_ulid_is_refused() -> None:
     store, _, _ = fresh()
     name = next(n for n in store.objects if n.startswith("config/"))
