@@ -111,9 +111,7 @@ def restore(
             files=job.files,
             bytes_written=job.bytes,
             wal_bytes=0 if dry_run else plan.wal_bytes,
-            start_hint=""
-            if dry_run
-            else _start_hint(directory, int(job.facts["server_version_number"]) // 10000, source),
+            start_hint="" if dry_run else _start_hint(directory, job.version, source),
             plan=plan.as_dict(),
         )
 
@@ -127,6 +125,7 @@ class PostgresRestore:
         self._reader, self._directory, self._context = reader, directory, context
         self._manifest = reader.manifest
         self.facts = reader.body.facts
+        self.version = int(self.facts["server_version_number"]) // 10000
         self._tablespaces = _place_tablespaces(self.facts, tablespace_map)
         self._segment_bytes = int(self.facts["wal_segment_bytes"])
         self._plan: Plan | None = None
@@ -168,7 +167,7 @@ class PostgresRestore:
         plan = self.plan()
         target = PostgresTarget(
             self._directory,
-            version=int(self.facts["server_version_number"]) // 10000,
+            version=self.version,
             cluster_id=int(self.facts["system_id"]),
             tablespaces=self._tablespaces,
             owner=owner,
