@@ -30,6 +30,11 @@ def write_wal(cluster: PgCluster, rows: int = 20000) -> None:
     )
 
 
+def nudge(cluster: PgCluster) -> None:
+    """A little WAL: a server whose WAL ends at the beginning of a segment has nothing to send."""
+    cluster.execute("select pg_logical_emit_message(true, 'test', 'x')")
+
+
 def drain(receiver: WalReceiver, cluster: PgCluster, segment_bytes: int) -> tuple[int, bytes]:
     """Everything from the start of the current segment to the present."""
     identity = receiver.identify()
@@ -70,6 +75,7 @@ def test_confirmed_wal_is_reported_as_flushed_and_nothing_else(pg15: PgCluster) 
         identity = receiver.identify()
         start = lsns.segment_start(identity.flush, 16 << 20)
         pieces = receiver.stream(start, identity.timeline)
+        nudge(pg15)
         next(pieces)
         query = "select coalesce(flush_lsn::text, '') from pg_stat_replication"
         assert pg15.value(query) == ""
@@ -96,6 +102,7 @@ def test_wal_that_is_confirmed_by_nobody_does_not_stop_a_shutdown(make_cluster: 
 
         thread = threading.Thread(target=run)
         thread.start()
+        nudge(cluster)
         wait_until(lambda: receiver.position > start, "streaming")
         began = time.monotonic()
         cluster.stop("fast", timeout_s=30)
@@ -116,6 +123,7 @@ def test_a_killed_sender_is_an_error(pg: PgCluster) -> None:
     with receiving(pg) as receiver:
         identity = receiver.identify()
         pieces = receiver.stream(lsns.segment_start(identity.flush, 16 << 20), identity.timeline)
+        nudge(pg)
         next(pieces)
         pg.execute("select pg_terminate_backend(pid) from pg_stat_replication")
         with pytest.raises(BackupBroken):
@@ -145,6 +153,7 @@ def test_closing_from_another_thread_ends_an_idle_stream(pg15: PgCluster) -> Non
 
         thread = threading.Thread(target=run)
         thread.start()
+        nudge(pg15)
         wait_until(lambda: receiver.position > start, "streaming")
         receiver.close()
         receiver.close()
@@ -174,6 +183,7 @@ def test_a_promotion_ends_the_timeline_where_the_history_says(make_cluster: Make
             caught: list[object] = []
             thread = threading.Thread(target=lambda: caught.extend(receiver.stream(start, 1)))
             thread.start()
+            nudge(primary)
             wait_until(lambda: receiver.position > start, "streaming")
             standby.promote()
             thread.join(30)
@@ -190,6 +200,7 @@ def test_a_promotion_ends_the_timeline_where_the_history_says(make_cluster: Make
 def test_a_clock_and_a_flush_position_come_with_each_piece(pg15: PgCluster) -> None:
     with receiving(pg15) as receiver:
         identity = receiver.identify()
+        nudge(pg15)
         piece = next(receiver.stream(lsns.segment_start(identity.flush, 16 << 20), 1))
     assert piece.flush >= identity.flush
     seconds = piece.server_clock_us / 1e6 + 946_684_800
