@@ -51,12 +51,15 @@ def run_list(args: argparse.Namespace, session: Session) -> int:
     console.document({
         "snapshots": [info_document(info) for info in listing.snapshots],
         "unreachable": listing.unreachable,
+        "damaged": listing.damaged,
     })  # fmt: skip
     if listing.snapshots:
         headers = ("SOURCE", "SNAPSHOT", "WRITTEN", "KIND", "STORED", "FLAGGED", "REPOSITORIES", "PROVEN")
         console.lines(output.table(headers, map(_row, listing.snapshots), right={4}))
     else:
         console.line(f"No snapshot{f' of {args.source}' if args.source else ''}.")
+    for what in listing.damaged.values():
+        console.warn(f"damaged: {what}")
     for repository, why in listing.unreachable.items():
         console.warn(f"repository {repository} was not read: {why}")
     return 0

@@ -74,6 +74,8 @@ def back_up(settings: Settings, source_id: str, *, context: JobContext) -> BackU
             provenance=context.provenance, workers=source.workers,
         )  # fmt: skip
         stack.callback(run.close)
+        for damaged in run.state.damaged.values():
+            context.log(f"not built upon: {damaged}")
         job = _BackUp(settings, source, repository, run, context)
         manifest, finished = job.run(stack)
     return job.report(manifest, finished, clock.seconds)

@@ -48,10 +48,13 @@ def list_snapshots(
     found: dict[tuple[str, str], SnapshotInfo] = {}
     order: list[tuple[str, str]] = []
     unreachable: dict[str, str] = {}
+    damaged: dict[str, str] = {}
     for place in each(settings, source, repository, context, unreachable):
         for one in sources_in(place, source):
             context.checkpoint()
-            for info in _snapshots(place, one):
+            seen = state.look(place, one)
+            damaged.update({f"{place.name}: {name}": what for name, what in seen.damaged.items()})
+            for info in _snapshots(place, one, seen):
                 key = (info.source, info.snapshot)
                 if key in found:
                     found[key] = replace(found[key], copies=(*found[key].copies, *info.copies))
@@ -61,7 +64,7 @@ def list_snapshots(
     listed = [found[key] for key in order]
     if len({info.source for info in listed}) > 1 or len({c.repository for info in listed for c in info.copies}) > 1:
         listed.sort(key=lambda info: (info.source, info.written_at))
-    return SnapshotListing(tuple(listed), unreachable)
+    return SnapshotListing(tuple(listed), unreachable, damaged)
 
 
 def show_snapshot(
@@ -209,8 +212,7 @@ def _runs(place: Repository, source: str, newest: int | None, context: JobContex
         )
 
 
-def _snapshots(place: Repository, source: str) -> Iterator[SnapshotInfo]:
-    seen = state.look(place, source)
+def _snapshots(place: Repository, source: str, seen: state.SourceState) -> Iterator[SnapshotInfo]:
     proofs = _proofs(place, source)
     for m in seen.manifests:
         yield SnapshotInfo(

@@ -42,10 +42,13 @@ class SnapshotInfo:
 
 @dataclass(frozen=True)
 class SnapshotListing:
-    """Oldest first by source. ``unreachable``: repository → why it was not read."""
+    """Oldest first by source. ``unreachable``: repository → why it was not read; ``damaged``: object → what is
+    wrong with it.
+    """
 
     snapshots: tuple[SnapshotInfo, ...]
     unreachable: dict[str, str]
+    damaged: dict[str, str]
 
 
 @dataclass(frozen=True)

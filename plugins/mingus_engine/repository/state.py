@@ -5,19 +5,25 @@ functions of what was seen.
 
 A manifest whose putting run has a verdict that omits it is **void**: every reader treats it as not there. It is
 **settled** if each fence on that run has a verdict that names it; an unsettled one restores, but replaces nothing.
+
+One damaged object must neither stop the next backup nor hide the snapshots beside it, and must never be passed over
+silently: it is kept in ``damaged``, nothing is built on what it may have said, and whoever asks for "the newest" or
+for it gets an error that names it. (A cleaner refuses to judge such a source at all.)
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mingus_engine.errors import Damaged, NoSuchSnapshot, ObjectMissing
+from mingus_engine.errors import Damaged, FormatTooNew, NoSuchSnapshot, ObjectMissing
 from mingus_engine.repository import manifests, names, records
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.repository import Repository
+
+_JUDGING = frozenset({records.PLAN, records.DONE, records.VERDICT})
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,15 @@ class SourceState:
     :param planned: stored names that an open plan wants to delete. :param fences: run → names of fences on it.
     :param verdicts: run → its verdicts. :param manifests: those that are not void and not planned, oldest first.
     :param removed: ULIDs of snapshots that are void or planned.
+    :param damaged: stored name of a manifest or record that is not whole → what is wrong with it.
     """
 
-    planned: frozenset[str]
+    planned: Container[str]
     fences: dict[str, tuple[names.RecordName, ...]]
     verdicts: dict[str, tuple[records.Record, ...]]
     manifests: tuple[Manifest, ...]
     removed: frozenset[str]
+    damaged: Mapping[str, str]
 
     def settled(self, manifest: Manifest) -> bool:
         """Whether *manifest* may replace something (count as present, count for retention, carry proofs)."""
@@ -51,7 +59,13 @@ class SourceState:
         return sorted({m.digest for m in self.manifests} - named)
 
     def newest(self) -> Manifest:
-        """The newest snapshot. :raises NoSuchSnapshot: there is none."""
+        """The newest snapshot.
+
+        :raises NoSuchSnapshot: there is none. :raises Damaged: a manifest is damaged, and may be the newest.
+        """
+        for name, what in self.damaged.items():
+            if names.snapshot(name):
+                raise Damaged(what, hint="choose a snapshot by its ULID (`mingus list`), or use another repository")
         if not self.manifests:
             raise NoSuchSnapshot("there is no snapshot of this source")
         return self.manifests[-1]
@@ -59,8 +73,12 @@ class SourceState:
     def find(self, ulid_prefix: str) -> Manifest:
         """The snapshot whose ULID begins with *ulid_prefix*.
 
-        :raises NoSuchSnapshot: none, or several.
+        :raises NoSuchSnapshot: none, or several. :raises Damaged: its manifest is damaged.
         """
+        for name, what in self.damaged.items():
+            snapshot = names.snapshot(name)
+            if snapshot and snapshot.ulid.startswith(ulid_prefix.upper()):
+                raise Damaged(what)
         found = {m.ulid: m for m in self.manifests if m.ulid.startswith(ulid_prefix.upper())}
         if len(found) != 1:
             how = "no snapshot" if not found else f"{len(found)} snapshots"
@@ -69,13 +87,27 @@ class SourceState:
         return next(iter(found.values()))
 
 
-def look(repository: Repository, source: str) -> SourceState:
-    """List and judge everything of *source* that commit and reading depend on.
+class _Everything:
+    """What an unreadable plan names, for all that is known."""
 
-    :raises Damaged: a plan, verdict or manifest is not whole: what cannot be judged must not be guessed.
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def look(repository: Repository, source: str) -> SourceState:
+    """List and judge everything of *source* that commit and reading depend on; see the module for what is damaged.
+
+    :raises Damaged: two manifests claim one ULID with different content, or heads go round in a circle.
     """
+    damaged: dict[str, str] = {}
     found = [r for info in repository.store.list(f"records/{source}/") if (r := names.record(info.name))]
-    opened = {r: repository.get_record(r) for r in found if r.kind in (records.PLAN, records.DONE, records.VERDICT)}
+    opened = {}
+    for name in found:
+        if name.kind in _JUDGING:
+            try:
+                opened[name] = repository.get_record(name)
+            except (Damaged, FormatTooNew) as error:
+                damaged[str(name)] = error.message
     done = {r.text("plan") for name, r in opened.items() if name.kind == records.DONE}
     planned = frozenset(
         stored
@@ -88,7 +120,7 @@ def look(repository: Repository, source: str) -> SourceState:
     for name in found:
         if name.kind == records.FENCE:
             fences.setdefault(name.ulid, []).append(name)
-        elif name.kind == records.VERDICT:
+        elif name.kind == records.VERDICT and name in opened:
             verdicts.setdefault(name.ulid, []).append(opened[name])
     kept, removed = [], set()
     for snapshot in repository.list_snapshots(source):
@@ -99,16 +131,21 @@ def look(repository: Repository, source: str) -> SourceState:
                 raise
             removed.add(snapshot.ulid)  # between the listing and now, by a cleaner (DESIGN §4 "Readers")
             continue
+        except (Damaged, FormatTooNew) as error:
+            damaged[str(snapshot)] = error.message
+            continue
         if str(snapshot) in planned or is_void(manifest, verdicts.get(manifest.put_by, ())):
             removed.add(snapshot.ulid)
         else:
             kept.append(manifest)
+    unread_plan = any(record.kind == records.PLAN and str(record) in damaged for record in found)
     return SourceState(
-        planned=planned,
+        planned=_Everything() if unread_plan else planned,
         fences={run: tuple(f) for run, f in fences.items()},
         verdicts={run: tuple(v) for run, v in verdicts.items()},
         manifests=tuple(in_order(_one_each(kept))),
         removed=frozenset(removed),
+        damaged=damaged,
     )
 
 

@@ -178,9 +178,11 @@ def open_runs(repository: Repository, source: str) -> list[str]:
 
 
 def _hash_key(repository: Repository, source: str) -> bytes:
-    listed = sorted(repository.list_snapshots(source), key=lambda n: n.ulid)
-    if listed:
-        return repository.manifest_body(repository.get_manifest(listed[-1])).hash_key
+    for name in sorted(repository.list_snapshots(source), key=lambda n: n.ulid, reverse=True):
+        try:
+            return repository.manifest_body(repository.get_manifest(name)).hash_key
+        except UNUSABLE:
+            continue
     for dead in reversed(open_runs(repository, source)):
         try:
             return repository.run_keys(names.RunName(source, dead, "start")).hash_key

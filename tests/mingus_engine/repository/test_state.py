@@ -166,12 +166,29 @@ def test_a_snapshot_that_is_listed_and_cannot_be_had_is_an_error(made: MadeRepos
 
 
 @pytest.mark.parametrize("kind", [records.PLAN, records.VERDICT, records.DONE])
-def test_what_cannot_be_judged_is_not_guessed(made: MadeRepository, kind: str) -> None:
-    support.backed_up(made, TREE)
+def test_a_damaged_record_is_named_and_hides_no_snapshot(made: MadeRepository, kind: str) -> None:
+    m = support.backed_up(made, TREE)
     put(made, kind, run=ulids.new(), names=[], plan="x", fence="x", manifests=[])
     store = FaultyStore(made.store, [Fault("get", "flip", name="records/*", times=None)])
-    with pytest.raises(Damaged, match="records/"):
-        state.look(made.reopened(store=store), SOURCE)
+    seen = state.look(made.reopened(store=store), SOURCE)
+    assert [found.ulid for found in seen.manifests] == [m.ulid]
+    assert [name.split("/")[0] for name in seen.damaged] == ["records"]
+    assert ("whatever it named" in seen.planned) is (kind == records.PLAN)
+
+
+def test_a_damaged_manifest_stops_neither_the_next_backup_nor_the_others(made: MadeRepository) -> None:
+    one, two = support.backed_up(made, TREE), support.backed_up(made, TREE)
+    fault = Fault("get", "flip", name=str(two.name), times=None)
+    store = FaultyStore(made.store, [fault])
+    seen = state.look(made.reopened(store=store), SOURCE)
+    assert [m.ulid for m in seen.manifests] == [one.ulid]
+    assert list(seen.damaged) == [str(two.name)]
+    assert seen.find(one.ulid).digest == one.digest
+    for ask in (seen.newest, lambda: seen.find(two.ulid)):
+        with pytest.raises(Damaged, match=two.ulid):
+            ask()
+    three = support.backed_up(made, TREE, store=store)
+    assert three.heads == (one.digest,)
 
 
 @pytest.mark.parametrize("kind", [records.PLAN, records.VERDICT])

@@ -151,13 +151,14 @@ def test_a_failed_listing_of_fences_is_not_read_as_none(made: MadeRepository) ->
     assert made.names(f"runs/{SOURCE}/{run.run}.end") == []
 
 
-def test_a_plan_or_manifest_that_cannot_be_read_stops_the_run(made: MadeRepository) -> None:
+def test_nothing_is_built_on_a_plan_or_manifest_that_cannot_be_read(made: MadeRepository) -> None:
     support.backed_up(made, TREE)
     made.repository.put_record(records.PLAN, SOURCE, {"names": []}, {})
-    for prefix in ("records/", "snapshots/"):
+    for prefix, any_name_is_planned in (("records/", True), ("snapshots/", False)):
         store = FaultyStore(made.store, [Fault("get", "flip", name=f"{prefix}*", times=None)])
-        with pytest.raises(Damaged, match=prefix):
-            support.begin(made, store=store)
+        with closing(support.begin(made, store=store)) as run:
+            assert [name.startswith(prefix) for name in run.state.damaged] == [True]
+            assert ("any name" in run.state.planned) is any_name_is_planned
 
 
 def test_heads_are_the_newest_known_before_and_forks_are_joined(made: MadeRepository) -> None:
