@@ -11,7 +11,8 @@ from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.errors import MingusError
 from mingus_engine.settings import SourceSettings
 from mingus_engine.sources.base import FileKind, Item, WalPiece
-from mingus_engine.sources.postgres import PostgresBackup, open_backup
+from mingus_engine.sources.postgres import open_backup
+from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.slabs import SlabItem
 from tests.mingus_engine.sources.postgres.collecting import WalThread, leftovers, source
 from tests.support.postgres import PgCluster

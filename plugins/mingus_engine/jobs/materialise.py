@@ -24,8 +24,9 @@ class Written:
 
 
 class Materialiser:
-    """Writes every entry of a snapshot. Files with maps of their own (the largest) go first, so that no worker
-    is left alone with a large one at the end.
+    """Writes every entry of a snapshot. Files with maps of their own go first, the largest of them at the beginning,
+    so that no worker is left alone with a large one at the end. Their entries are in memory together: under 1 KiB
+    for every 40 MiB of such files at worst.
     """
 
     def __init__(self, reader: SnapshotReader, target: Target, context: JobContext, total_bytes: int) -> None:
@@ -45,12 +46,13 @@ class Materialiser:
         for thread in threads:
             thread.start()
         try:
-            for large in (True, False):
-                for tabled in self._reader.files():
-                    self._context.checkpoint()
-                    if self._stop.is_set():
-                        break
-                    self._dispatch(tabled, large)
+            for tabled in self._large():
+                self._submit(tabled)
+            for tabled in self._reader.files():
+                if tabled.entry.kind == FileKind.FILE and not tabled.entry.maps:
+                    self._submit(tabled)
+                if self._stop.is_set():
+                    break
         except BaseException as error:  # noqa: BLE001 - threads must end before it goes on
             self._fail(error)
         finally:
@@ -62,16 +64,23 @@ class Materialiser:
             raise self._failure
         return self.written
 
-    def _dispatch(self, tabled: TabledEntry, large: bool) -> None:
-        entry = tabled.entry
-        if entry.kind == FileKind.FILE:
-            if bool(entry.maps) == large:
-                self._enqueue(tabled)
-        elif large:
+    def _large(self) -> list[TabledEntry]:
+        """Makes directories and links; the files with maps of their own, largest first."""
+        found = []
+        for tabled in self._reader.files():
+            self._context.checkpoint()
+            entry = tabled.entry
             if entry.kind == FileKind.DIRECTORY:
                 self._target.make_directory(entry)
-            else:
+            elif entry.kind == FileKind.SYMLINK:
                 self._target.make_symlink(entry)
+            elif entry.maps:
+                found.append(tabled)
+        return sorted(found, key=lambda tabled: -tabled.entry.size)
+
+    def _submit(self, tabled: TabledEntry) -> None:
+        self._context.checkpoint()
+        self._enqueue(tabled)
 
     def _enqueue(self, work: TabledEntry | None) -> None:
         while True:
@@ -95,6 +104,7 @@ class Materialiser:
                 self._fail(error)
 
     def _write(self, tabled: TabledEntry) -> None:
+        name = tabled.entry.path.decode("utf-8", "replace")
         writer: FileWriter = self._target.open_file(tabled.entry)
         try:
             for offset, data, length in self._reader.data(tabled):
@@ -104,7 +114,7 @@ class Materialiser:
                 with self._lock:
                     self.written.bytes += length
                     done = self.written.bytes
-                self._context.progress("restore", done, self._total, tabled.entry.path.decode("utf-8", "replace"))
+                self._context.progress("restore", done, self._total, name)
             writer.close()
         finally:
             writer.abort()

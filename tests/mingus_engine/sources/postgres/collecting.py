@@ -13,8 +13,9 @@ from typing import Any
 from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.settings import PostgresConnection, Secret, SourceSettings
 from mingus_engine.sources.base import FileKind, Finished, Item, SourceFile, TimelineHistory
-from mingus_engine.sources.postgres import PostgresBackup, open_backup
 from mingus_engine.sources.postgres import lsn as lsns
+from mingus_engine.sources.postgres import open_backup
+from mingus_engine.sources.postgres.backup import PostgresBackup
 from tests.support.directories import make_directory
 from tests.support.postgres import PgCluster
 from tests.support.processes import unprivileged_user
