@@ -64,6 +64,7 @@ def _checked(page: dict[str, Any], location: str, before: str | None) -> str:
     if not page["IsTruncated"]:
         return ""
     token = page.get("NextContinuationToken")
-    if not token or token == before or not contents:
+    # An empty page is allowed (some servers filter after paging); the same place again would never end.
+    if not token or token == before:
         raise StoreUnreachable(f"a page of the listing of {location} says there are more, but not how to go on")
     return str(token)

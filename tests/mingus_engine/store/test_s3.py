@@ -310,7 +310,6 @@ TOKEN = "<NextContinuationToken>t1</NextContinuationToken>"
         ([Answer(body=page("a", "b").body, cut=60)], StoreUnreachable),
         ([page("a", truncated="true")], StoreUnreachable),
         ([page("a", truncated="true", extra="<NextContinuationToken></NextContinuationToken>")], StoreUnreachable),
-        ([page(truncated="true", extra=TOKEN)], StoreUnreachable),
         ([page("a", truncated="true", extra=TOKEN), page("b", truncated="true", extra=TOKEN)], StoreUnreachable),
         ([page("a", truncated="true", extra=TOKEN), error(503, "SlowDown")], StoreUnreachable),
         ([page("a", truncated="true", extra=TOKEN), error(403, "AccessDenied")], StoreDenied),
@@ -325,10 +324,17 @@ def test_a_listing_that_cannot_be_shown_to_be_whole_is_an_error(
     pages: list[Answer], expected: type[StoreError]
 ) -> None:
     answers = iter(pages)
-    with serving(lambda request: next(answers)) as (_server, store):
+    with serving(lambda request: next(answers)) as (server, store):
         with pytest.raises(expected) as caught:
             list(store.list(""))
         assert type(caught.value) is expected
+        assert len(server.requests) == len(pages)
+
+
+def test_an_empty_page_is_not_the_end() -> None:
+    pages = iter([page(truncated="true", extra=TOKEN), page("a")])
+    with serving(lambda request: next(pages)) as (_server, store):
+        assert [entry.name for entry in store.list("")] == ["a"]
 
 
 def test_a_listing_of_what_was_not_asked_for_is_an_error() -> None:
@@ -351,6 +357,9 @@ def test_a_server_without_a_clock_is_an_error() -> None:
     answer.headers["Date"] = "yesterday"
     with serving(lambda request: answer) as (_server, store), pytest.raises(StoreError, match="time"):
         store.now()
+
+
+BEGUN = b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>"
 
 
 @pytest.fixture
@@ -407,6 +416,40 @@ def test_an_upload_in_parts_is_aborted_when_a_request_fails(failing: str, small_
     with answering(missing_then(reply)) as server, store_of(server.url) as store, pytest.raises(StoreUnreachable):
         put(store, "x", data)
     assert [request.method for request in server.requests if "uploadId=u1" in request.path][-1] == "DELETE"
+
+
+def parts_proven(*numbers: int) -> Callable[[Request], Answer]:
+    """A server that proves these parts of an upload by MD5 and holds zeros."""
+
+    def reply(request: Request) -> Answer:
+        if request.method == "POST" and "uploads" in request.path:
+            return Answer(
+                body=b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>"
+            )
+        if request.method == "POST":
+            return Answer(body=b"<CompleteMultipartUploadResult/>")
+        if request.method == "PUT":
+            proven = any(f"partNumber={number}&" in f"{request.path}&" for number in numbers)
+            return Answer(headers={"ETag": hashlib.md5(request.body if proven else b"").hexdigest()})  # noqa: S324
+        return Answer(body=bytes(5 * bounds.MIB + 1)) if request.method == "GET" else Answer()
+
+    return missing_then(reply)
+
+
+@pytest.mark.parametrize(("proven", "read_back"), [((1, 2), False), ((1,), True), ((2,), True), ((), True)])
+def test_an_object_in_parts_is_proven_when_every_part_is(
+    proven: tuple[int, ...], read_back: bool, small_parts: int
+) -> None:
+    with serving(parts_proven(*proven), checksum="md5") as (server, store):
+        put(store, "x", bytes(small_parts + 1))
+    assert ("GET" in [request.method for request in server.requests if "uploads" not in request.path]) == read_back
+
+
+def test_proven_parts_of_another_object_than_promised_are_not_put_together(small_parts: int) -> None:
+    body = io.BytesIO(bytes(small_parts + 1))
+    with serving(parts_proven(1, 2), checksum="md5") as (server, store), pytest.raises(Damaged, match="promised"):
+        store.put("x", body, size=small_parts + 1, sha256=SHA256)
+    assert [request.method for request in server.requests if "uploadId=u1" in request.path] == ["PUT", "PUT", "DELETE"]
 
 
 def test_old_left_over_parts_are_aborted_and_young_ones_are_not(small_parts: int) -> None:

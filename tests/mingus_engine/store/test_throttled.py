@@ -78,6 +78,14 @@ def test_reads_take_as_long_as_their_bytes_and_come_in_small_steps(tmp_path: Pat
     assert clock.now_s == pytest.approx(5.0, abs=0.3)
 
 
+def test_many_small_reads_are_paid_for_too(tmp_path: Path) -> None:
+    store, counting, clock = build(tmp_path / "r")
+    put(counting, "packs/a", bytes(100_000))
+    for _ in range(20):
+        store.get_range("packs/a", 0, 100_000)
+    assert clock.now_s == pytest.approx(2.0, abs=0.3)
+
+
 def test_sent_and_fetched_bytes_share_one_limit_among_all_threads(tmp_path: Path) -> None:
     store, counting, clock = build(tmp_path / "r")
     data = os.urandom(RATE)
