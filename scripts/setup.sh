@@ -72,6 +72,8 @@ up_to_date() { [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$
 
 make_environment() {
     # uv never fetches an interpreter of its own here, and reads pip's choice of package index, which it would not by itself.
+    # Authorities are the system's, as pip's and git's are: many networks have one of their own.
+    [ ! -r /etc/ssl/certs/ca-certificates.crt ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}"
     export UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}"
     if [ -z "${UV_DEFAULT_INDEX:-}" ]; then
         local index
@@ -119,7 +121,11 @@ if [ ${#packages[@]} -gt 0 ]; then
     fi
 fi
 status=0
-up_to_date || make_environment || status=$?
+# A job of its own: in an `||` list bash would ignore `set -e` in the whole function, and call a failed install ready.
+if ! up_to_date; then
+    make_environment &
+    wait $! || status=$?
+fi
 if [ -n "$apt" ]; then
     wait "$apt" || status=$?
 fi
