@@ -43,14 +43,17 @@ def remount(path: Path, options: str) -> None:
 def at_first(phase: str, deed: Callable[[], object], *, after_bytes: int = 0) -> Callable[[Progress], None]:
     """An ``on_progress`` that does *deed* once, in the phase that begins so; threads that come meanwhile wait."""
     lock = threading.Lock()
-    done: list[object] = []
+    done: list[bool] = []
 
     def on_progress(progress: Progress) -> None:
         if done or not f"{progress.phase} {progress.detail}".startswith(phase) or progress.done_bytes < after_bytes:
             return
         with lock:
             if not done:
-                done.append(deed() or True)
+                try:
+                    deed()
+                finally:
+                    done.append(True)
 
     return on_progress
 
