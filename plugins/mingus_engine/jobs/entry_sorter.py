@@ -18,6 +18,7 @@ from mingus_engine.codec import shards
 from mingus_engine.codec.entries import Entry, RunTable
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.repository import spool
+from mingus_engine.store.unnamed import open_spool
 
 # Entries held before a run is written out: a cluster of 20,000 files stays in memory, a million do not.
 _HELD_MAX_BYTES = 8 * bounds.MIB
@@ -60,7 +61,7 @@ class EntrySorter:
 
     def _spill(self) -> None:
         self._held.sort(key=lambda e: e.path)
-        self._file = self._file or spool.open_spool(self._spool_path)
+        self._file = self._file or open_spool(self._spool_path)
         chunks, batch, size = [], [], 0
         for entry in self._held:
             batch.append(TabledEntry(entry, self._table))

@@ -21,6 +21,7 @@ from mingus_engine.repository.objects import get_object, put_object
 from mingus_engine.repository.packs import PackRef
 from mingus_engine.repository.repository import Repository
 from mingus_engine.settings import Settings
+from mingus_engine.store.unnamed import open_spool
 
 _COPY_BYTES = 4 * bounds.MIB
 
@@ -160,7 +161,7 @@ class _Shipment:
     def _copy(self, name: str, stored: str, ref: PackRef | LogRef, total: int) -> None:
         """Copy one object, proving on the way that it is the one its name promises."""
         digest, size = hashlib.sha256(), ref.size
-        with spool.open_spool(self.settings.spool_path) as file:
+        with open_spool(self.settings.spool_path) as file:
             for at in range(0, size, _COPY_BYTES):
                 self.context.checkpoint()
                 data = self.here.store.get_range(name, at, min(_COPY_BYTES, size - at))

@@ -38,6 +38,7 @@ from mingus_engine.repository import envelope, names, spool
 from mingus_engine.repository.manifests import LogRef
 from mingus_engine.repository.repository import Repository
 from mingus_engine.repository.writer import WriteRun
+from mingus_engine.store.unnamed import open_spool
 
 _RANGE = struct.Struct("<QQ")
 HEAD_BYTES = HEADER_BYTES + _RANGE.size
@@ -67,7 +68,7 @@ class LogWriter:
         self._run, self._lineage, self.start = run, lineage, start
         self._header = Header(LOG_MAGIC, kind, 0, run.run, os.urandom(SALT_BYTES))
         self._key = _container_key(self._header, run.keys.run_key, run.source, lineage)
-        self._file = spool.open_spool(spool_path)
+        self._file = open_spool(spool_path)
         self._compressor = Compressor(level)
         self._buffer = bytearray()
         self._plain: list[tuple[int, int, int]] = []

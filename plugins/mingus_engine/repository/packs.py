@@ -34,6 +34,7 @@ from mingus_engine.errors import StoreError
 from mingus_engine.repository import spool
 from mingus_engine.repository.names import PackName
 from mingus_engine.store.base import Store
+from mingus_engine.store.unnamed import open_spool
 
 # What blobs and the plain directory may take, so that the finished pack is within its bound.
 _CONTENT_MAX_BYTES = bounds.PACK_MAX_BYTES - OVERHEAD_BYTES - LENGTH.size
@@ -69,7 +70,7 @@ class _OpenPack:
         self.number = number
         header = Header(PACK_MAGIC, kind, number, run, os.urandom(SALT_BYTES))
         self.cipher = Cipher(header, pack_key(header, run_key))
-        self.file = spool.open_spool(spool_path)
+        self.file = open_spool(spool_path)
         spool.write_at(self.file, 0, header.encode())
         self._size = HEADER_BYTES
         self._directory = DirectoryBuilder()

@@ -1,33 +1,15 @@
-"""Spool files: ciphertext on its way into a store. Unlinked from birth, so that a killed process leaves nothing."""
+"""Writing to and hashing spool files (``store.unnamed.open_spool``): ciphertext on its way into a store."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-import tempfile
-from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from mingus_engine.errors import StoreFull
 
 _HASH_BYTES = 1 << 20
-
-
-def open_spool(directory: Path) -> BinaryIO:
-    """A new unnamed file in *directory* for reading and writing.
-
-    ``O_TMPFILE`` where the filesystem has it: a local store on the same filesystem can then give the file its name
-    instead of copying it.
-    """
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
-            raise
-        return cast(BinaryIO, tempfile.TemporaryFile(dir=directory, buffering=0))
-    return cast(BinaryIO, os.fdopen(fd, "r+b", buffering=0))
 
 
 def write_at(file: BinaryIO, position: int, data: bytes) -> None:
