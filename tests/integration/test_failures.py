@@ -27,8 +27,11 @@ from mingus_engine.errors import (
     TargetNotEmpty,
     TargetTooSmall,
 )
+from mingus_engine.jobs import back_up as back_up_job
 from mingus_engine.jobs.verify import VerificationRefuted
+from mingus_engine.repository.manifests import LogRef
 from mingus_engine.settings import Settings
+from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.store.faulty import Fault
 from tests.integration import ledger
 from tests.integration.conftest import QUIET, Install
@@ -317,6 +320,31 @@ def test_wal_that_the_server_removed_is_never_called_a_backup(make_cluster: Make
     _check_committed_nothing(installation)
     cluster.execute("drop table filler", "checkpoint")
     installation.back_up()
+
+
+@pytest.mark.parametrize("lost", [0, 1, -1])
+def test_a_segment_that_was_not_stored_is_never_called_a_backup(
+    lost: int, make_cluster: MakeCluster, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make_cluster(15, wal_segment_mib=1, conf=QUIET)
+    installation = install(cluster)
+    whole = back_up_job._BackUp.archive
+    stored = []
+
+    def losing(job: back_up_job._BackUp, backup: PostgresBackup) -> list[LogRef]:
+        refs = whole(job, backup)
+        stored.append(len(refs))
+        del refs[lost]
+        return refs
+
+    def deed() -> None:
+        cluster.execute("create table filler as select md5(g::text) from generate_series(1, 30000) g")
+
+    monkeypatch.setattr(back_up_job._BackUp, "archive", losing)
+    with raises(BackupBroken, 7, "the backup needs it up to", transient=True):
+        installation.back_up(on_progress=at_first("back up", deed))
+    assert stored[0] > 2
+    _check_committed_nothing(installation)
 
 
 def test_missing_rights_are_named(books: PgCluster, install: Install) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mingus_engine.errors import CommitRefused, ObjectRemoved
+from mingus_engine.errors import CommitRefused, ObjectRemoved, StoreUnreachable
 from mingus_engine.repository import names, packs, records, writer
+from mingus_engine.store.faulty import Fault
 from tests.integration import ledger
 from tests.integration.conftest import Install
 from tests.integration.trouble import at_first, raises
@@ -150,6 +151,20 @@ def test_a_fence_on_a_dead_run_whose_packs_are_reused_refuses_the_commit(books: 
         installation.back_up(on_progress=at_first("prove WAL", fence_the_dead))
     _put_verdicts(installation, FIRST)
     assert installation.back_up().snapshot in installation.snapshots()
+
+
+def test_what_a_plan_names_of_a_dead_run_is_not_built_upon(books: PgCluster, install: Install) -> None:
+    installation = install(books, repository_options={"attempts": 1})
+    with installation.faults(Fault("put", "raise", name="snapshots/*")), pytest.raises(StoreUnreachable):
+        installation.back_up()
+    left = [p.relative_to(installation.path()).as_posix() for p in installation.files(FIRST, "packs")]
+    assert len(left) > 3
+    with installation.opened() as place:
+        place.put_record(records.PLAN, SOURCE, {"names": left}, {})
+    assert installation.back_up().bytes_reused == 0
+    for name in left:
+        (installation.path() / name).unlink()
+    assert installation.verify("L2").ok
 
 
 def test_a_fence_refuses_a_shipment_and_the_next_one_succeeds(books: PgCluster, install: Install) -> None:
