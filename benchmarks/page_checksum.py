@@ -15,7 +15,8 @@ import numpy as np
 
 from mingus_engine.bounds import PAGE_BYTES, SLAB_BYTES
 from mingus_engine.sources.postgres import pages
-from mingus_engine.sources.postgres.pages import PageVerifier, allocate_slab
+from mingus_engine.sources.postgres.buffers import allocate_slab
+from mingus_engine.sources.postgres.pages import PageVerifier
 
 SLABS = 24  # 96 MiB: more than the caches of most machines
 ROUNDS = 4

@@ -26,7 +26,7 @@ from mingus_engine.repository.packs import PackRef
 from mingus_engine.repository.resume import StoredBlock, StoredBlocks
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.sources.base import FileKind, Item
-from mingus_engine.sources.postgres.pages import allocate_slab
+from mingus_engine.sources.postgres.buffers import allocate_slab
 
 _POLL_S = 0.2
 

@@ -33,7 +33,9 @@ class Progress:
                 f"file {shown(self._entry.path)} of {self._entry.size} bytes: bytes {offset} to {end}"
                 f" do not follow byte {self.position}"
             )
-        self.crc32c = checksum.append(checksum.append_zeros(self.crc32c, offset - self.position), data)
+        if offset > self.position:
+            self.crc32c = checksum.append_zeros(self.crc32c, offset - self.position)
+        self.crc32c = checksum.append(self.crc32c, data)
         self.position = end
 
     def complete(self) -> int:

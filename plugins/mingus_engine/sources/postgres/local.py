@@ -28,13 +28,14 @@ from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.connection import Session, cancellable, mapped, place
 from mingus_engine.sources.postgres.data_directory import find_data_directory
 from mingus_engine.sources.postgres.findings import Findings
-from mingus_engine.sources.postgres.pages import PageVerifier
 from mingus_engine.sources.postgres.throttle import Throttle
 
 # Pauses before each of the repeated reads of a page that does not verify.
 _REREAD_PAUSES_S = (0.0, 0.01, 0.05, 0.15, 0.3)
 # A disk full of bad pages must not take half a second each.
 _PATIENT_FINDINGS = 200
+# A look at the session wakes the workers' interpreter; thousands of small files need no look each.
+_LOOK_S = 0.02
 # Idle sessions are dropped by firewalls after minutes.
 _KEEPALIVE_S = 30.0
 
@@ -68,11 +69,11 @@ class LocalBackup(PostgresBackup):
         """Items of all files but ``global/pg_control``, which ``finish`` gives."""
         for file in tree.walk(self._root, self.server.major, self.server.catalog):
             if file.kind != FileKind.FILE or not file.size:
-                self._watch()
+                self._glance()
                 yield LocalItem(self, file, 0, 0, True)
                 continue
             for offset in range(0, file.size, SLAB_BYTES):
-                self._watch()
+                self._glance()
                 length = min(SLAB_BYTES, file.size - offset)
                 yield LocalItem(self, file, offset, length, offset + length == file.size)
 
@@ -132,6 +133,7 @@ class LocalBackup(PostgresBackup):
         self._throttle = Throttle(self.settings.max_rate_bytes_per_s, self.cancel)
         self._threads = threading.local()
         self._watched = time.monotonic()
+        self._glanced = 0.0
         with mapped(self.conn, "starting the backup"), cancellable(self.session, self.cancel):
             row = self.session.execute("SELECT pg_backup_start(%s, true)::text", (self.label,)).fetchone()
         if row is None:
@@ -140,8 +142,15 @@ class LocalBackup(PostgresBackup):
 
     # -- while reading ------------------------------------------------------------------------------------------------
 
+    def _glance(self) -> None:
+        """Watch now and then; cheap enough for every item."""
+        now = time.monotonic()
+        if now - self._glanced >= _LOOK_S:
+            self._glanced = now
+            self._watch()
+
     def _watch(self) -> None:
-        """Notice that the session has ended; cheap enough for every item."""
+        """Notice that the session has ended, or that the job is to be cancelled."""
         self._checkpoint()
         now = time.monotonic()
         if now - self._watched < _KEEPALIVE_S and not _is_readable(self.session):
@@ -158,6 +167,8 @@ class LocalBackup(PostgresBackup):
             return
         verifier = getattr(self._threads, "verifier", None)
         if verifier is None:
+            from mingus_engine.sources.postgres.pages import PageVerifier  # numpy: only for who verifies
+
             verifier = self._threads.verifier = PageVerifier()
         first = relation.segment * RELATION_SEGMENT_BLOCKS + item.offset // PAGE_BYTES
 

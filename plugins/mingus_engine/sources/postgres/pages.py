@@ -9,8 +9,6 @@ written to.
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +28,6 @@ _GATHERED_ROWS = 8
 _PRIME = np.uint32(16777619)
 _SHIFT = np.uint32(17)
 _NO_CHECKSUM = np.uint32(0xFFFF0000)
-_HUGE_PAGE_BYTES = 2 << 20
 # Initial values of the 32 chains: random numbers fixed in checksum_impl.h.
 _OFFSETS: Words = np.array(
     [
@@ -41,21 +38,6 @@ _OFFSETS: Words = np.array(
     ],
     dtype=np.uint32,
 )
-
-
-def allocate_slab(size: int = SLAB_BYTES) -> memoryview:
-    """A writable buffer of *size* bytes, backed by huge pages where the kernel gives them; freed with its last view.
-
-    Gathering rows strides over 8 KiB, which needs an address translation per page at 4 KiB pages.
-    """
-    region = mmap.mmap(-1, size + _HUGE_PAGE_BYTES)
-    advice = getattr(mmap, "MADV_HUGEPAGE", None)
-    if advice is not None:
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            region.madvise(advice)
-    address = np.frombuffer(region, dtype=np.uint8).ctypes.data
-    start = -address % _HUGE_PAGE_BYTES
-    return memoryview(region)[start : start + size]
 
 
 @dataclass(frozen=True, slots=True)
