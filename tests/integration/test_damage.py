@@ -116,7 +116,7 @@ def test_presence_and_size_are_enough_to_find_what_is_gone_or_cut(manner: str, i
 
 
 @pytest.mark.parametrize("manner", ["truncated", "flipped", "swapped"])
-def test_a_damaged_manifest_stops_every_job_that_must_judge_it(
+def test_a_damaged_manifest_is_named_and_keeps_no_backup_and_no_other_snapshot_from_work(
     manner: str, installation: Installation, workspace: Path
 ) -> None:
     everything = installation.files(FIRST, "snapshots")
@@ -125,10 +125,13 @@ def test_a_damaged_manifest_stops_every_job_that_must_judge_it(
         lambda: installation.verify("L0"),
         lambda: installation.restore(workspace / "target"),
         installation.ship,
-        installation.back_up,
     ):
         with raises(Damaged, 6, "snapshots/ledger/"):
             job()
+    report = installation.back_up()
+    assert any("snapshots/ledger/" in message for message in installation.messages)
+    assert installation.verify("L2", snapshot=report.snapshot).ok
+    assert installation.restore(workspace / "target", snapshot=report.snapshot).snapshot == report.snapshot
 
 
 def test_a_manifest_under_another_ones_name_is_refused(installation: Installation) -> None:
