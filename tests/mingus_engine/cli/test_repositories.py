@@ -41,7 +41,7 @@ def test_init_never_overwrites(cli: Cli) -> None:
     assert cli("init", "primary").code == cli("init", "offsite").code == 0
     result = cli("init", "primary")
     assert result.code == 2
-    assert "is not empty: it holds config/" in result.err
+    assert "holds a repository already" in result.err
     assert result.out == b""
 
 
