@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import contextlib
 import fnmatch
 import os
 import signal
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     started = time.monotonic()
-    os.nice(options.nice)  # servers and programs inherit it
+    _prioritise(options.nice)
     try:
         with places.place(options.gb, options.directory, keep=options.keep) as place:
             return _run(options, place, started)
@@ -94,6 +95,14 @@ def _run(options: argparse.Namespace, place: places.Place, started: float) -> in
     finally:
         cluster.stop("immediate")
     return 0
+
+
+def _prioritise(nice: int) -> None:
+    """Programs and server inherit it; where Linux weighs sessions against each other, this session counts as well."""
+    if nice:
+        os.nice(nice)
+        with contextlib.suppress(OSError):  # a kernel that does not
+            Path("/proc/self/autogroup").write_text(str(nice))
 
 
 def _publish(options: argparse.Namespace, facts: dict[str, object], samples: list[Sample], seconds: float) -> None:
