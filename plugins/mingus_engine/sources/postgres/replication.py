@@ -87,7 +87,7 @@ class ReplicationBackup(PostgresBackup):
         files, manifest_check = self._check_manifest()
         measured = self._measure()
         return Finished(
-            files=[*self._in_place_directories(), *files, *self.configuration.files],
+            files=[*files, *self.configuration.files],
             facts=self._facts(measured, before_stop=False),
             checks=[*self._findings.checks(), manifest_check, *self._checks(measured)],
         )
@@ -114,11 +114,6 @@ class ReplicationBackup(PostgresBackup):
         self.start_lsn, self.timeline = lsns.parse(_text(start, 0, 0)), int(_text(start, 0, 1))
         self._tablespaces = [(row[0], row[1]) for row in spaces.rows if row[0] and row[1]]
         self._expected = sum(int(row[2] or 0) for row in spaces.rows) * 1024
-
-    def _in_place_directories(self) -> list[tuple[SourceFile, bytes]]:
-        """No archive has the directory of a tablespace itself; those that are no links are made by nothing else."""
-        inside = [t for t in self.server.tablespaces if not str(t["location"]).startswith("/")]
-        return [(SourceFile(b"pg_tblspc/%d" % t["oid"], FileKind.DIRECTORY, 0o700), b"") for t in inside]
 
     def _refuse_in_place_tablespaces(self) -> None:
         """PostgreSQL 15 leaves them out of what it sends with a tablespace map, and its manifest agrees."""
