@@ -1,5 +1,7 @@
 """What every test shares: the fixtures of tests.support and hypothesis' settings."""
 
+import signal
+
 import hypothesis
 
 from tests.support.fixtures import (
@@ -33,6 +35,10 @@ __all__ = [
     "session_directory",
     "workspace",
 ]
+
+# A shell that starts the tests in the background has them ignore SIGINT, and so every program they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A loaded two-core machine makes any time limit per example a false alarm; pytest-timeout bounds the test.
 hypothesis.settings.register_profile("mingus", deadline=None, print_blob=True)

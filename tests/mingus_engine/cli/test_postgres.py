@@ -78,7 +78,7 @@ def _restored_and_started(ledger: Cli, pg15: PgCluster) -> None:
     assert "Nothing was written." in plan.text
     restored = ledger("restore", "ledger", str(target), "--repository", "offsite")
     assert restored.code == 0, restored.err
-    assert "Start it with: pg_ctl" in restored.text
+    assert f"pg_ctl -D {target} start" in restored.text
     again = ledger("restore", "ledger", str(target))
     assert again.code == TargetNotEmpty.exit_code
     assert "choose an empty directory" in again.err

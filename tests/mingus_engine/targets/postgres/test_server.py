@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -88,7 +89,13 @@ def nothing_is_left(workspace, work):
 
 
 def is_ours(pid):
-    return b"guardian" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"guardian" not in command_line(pid)
+
+
+def command_line(pid):
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 # -- coming up --------------------------------------------------------------------------------------------------------
@@ -366,11 +373,7 @@ def test_variables_of_the_engine_do_not_redirect_connections(data15, programs15,
     }.items():
         monkeypatch.setenv(name, value)
     with server_on(data15(), programs15, work) as server:
-        (pid,) = [
-            pid
-            for pid in postgres_processes(server.data_directory)
-            if b"-D" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        (pid,) = [pid for pid in postgres_processes(server.data_directory) if b"-D" in command_line(pid)]
         assert b"hunter2" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
