@@ -119,6 +119,7 @@ def test_presence_and_size_are_enough_to_find_what_is_gone_or_cut(manner: str, i
 def test_a_damaged_manifest_is_named_and_keeps_no_backup_and_no_other_snapshot_from_work(
     manner: str, installation: Installation, workspace: Path
 ) -> None:
+    installation.ship()
     everything = installation.files(FIRST, "snapshots")
     _damage(everything[0], manner, everything)
     for job in (
@@ -128,6 +129,8 @@ def test_a_damaged_manifest_is_named_and_keeps_no_backup_and_no_other_snapshot_f
     ):
         with raises(Damaged, 6, "snapshots/ledger/"):
             job()
+    installation.ship(SECOND, FIRST)
+    assert installation.verify("L2").ok, "shipped again from a repository that has it whole"
     report = installation.back_up()
     assert any("snapshots/ledger/" in message for message in installation.messages)
     assert installation.verify("L2", snapshot=report.snapshot).ok

@@ -68,7 +68,7 @@ def ship(
         shipment = _Shipment(here, there, run, settings, context)
         committed = [stored for manifest in wanted if (stored := shipment.ship(manifest))]
         run.end(committed)
-        if not snapshot and (damaged := [what for name, what in seen.damaged.items() if names.snapshot(name)]):
+        if not snapshot and (damaged := list(seen.damaged_snapshots().values())):
             raise Damaged(f"{len(damaged)} snapshots were not shipped: {'; '.join(damaged)}")
     return ShipReport(
         job="ship",

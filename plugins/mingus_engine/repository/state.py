@@ -58,14 +58,19 @@ class SourceState:
         named = {digest for m in self.manifests for digest in m.heads}
         return sorted({m.digest for m in self.manifests} - named)
 
+    def damaged_snapshots(self) -> dict[str, str]:
+        """ULID → what is wrong, of snapshots that have no whole manifest here (it may have been shipped again)."""
+        whole = {m.ulid for m in self.manifests}
+        found = {s.ulid: what for name, what in self.damaged.items() if (s := names.snapshot(name))}
+        return {ulid: what for ulid, what in found.items() if ulid not in whole}
+
     def newest(self) -> Manifest:
         """The newest snapshot.
 
         :raises NoSuchSnapshot: there is none. :raises Damaged: a manifest is damaged, and may be the newest.
         """
-        for name, what in self.damaged.items():
-            if names.snapshot(name):
-                raise Damaged(what, hint="choose a snapshot by its ULID (`mingus list`), or use another repository")
+        for what in self.damaged_snapshots().values():
+            raise Damaged(what, hint="choose a snapshot by its ULID (`mingus list`), or use another repository")
         if not self.manifests:
             raise NoSuchSnapshot("there is no snapshot of this source")
         return self.manifests[-1]
@@ -75,9 +80,8 @@ class SourceState:
 
         :raises NoSuchSnapshot: none, or several. :raises Damaged: its manifest is damaged.
         """
-        for name, what in self.damaged.items():
-            snapshot = names.snapshot(name)
-            if snapshot and snapshot.ulid.startswith(ulid_prefix.upper()):
+        for ulid, what in self.damaged_snapshots().items():
+            if ulid.startswith(ulid_prefix.upper()):
                 raise Damaged(what)
         found = {m.ulid: m for m in self.manifests if m.ulid.startswith(ulid_prefix.upper())}
         if len(found) != 1:
