@@ -82,6 +82,7 @@ def _run(options: argparse.Namespace, place: places.Place, started: float) -> in
         facts = report.facts(
             place=place.kind,
             rounds=options.rounds,
+            nice=options.nice,
             cluster=clusters.describe(cluster),
             size=clusters.size_bytes(cluster),
         )
@@ -93,7 +94,7 @@ def _run(options: argparse.Namespace, place: places.Place, started: float) -> in
             if samples:
                 _publish(options, facts, samples, time.monotonic() - started)
     finally:
-        cluster.stop("immediate")
+        cluster.stop("fast")
     return 0
 
 

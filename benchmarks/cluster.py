@@ -37,6 +37,8 @@ _SETTINGS = {
     "archive_command": "/bin/true",
     "autovacuum": "off",
     "min_wal_size": "80MB",
+    # Inside the data directory: a killed server leaves nothing of it in the machine's shared memory.
+    "dynamic_shared_memory_type": "mmap",
 }
 # As `pgbench -i` makes them, but with balances as they are after some use, not all zero.
 _ACCOUNTS = """

@@ -150,6 +150,19 @@ class Mingus:
 
 
 @dataclass
+class MingusTask(Mingus):
+    """The same backup as a task of Airflow: its process is measured with all that Airflow loads into it."""
+
+    restores: bool = False
+
+    def back_up(self) -> Backup:
+        """A full backup by ``PgBaseBackupOperator``."""
+        self._environment["AIRFLOW_HOME"] = str(self._home / "airflow")
+        outcome = self._engine("task", "bench", served=True)
+        return Backup(outcome.cost, tree_bytes(self._home / "repository"))
+
+
+@dataclass
 class PgBackRest:
     """pgBackRest with ``process-max=2``, zstd, ``repo-cipher-type=aes-256-cbc``.
 
@@ -281,6 +294,7 @@ def all_contenders(bench: Bench) -> list[Contender]:
         PgBackRest(bench, "pgbackrest zstd 1, no page checksums", checksums=False, restores=False),
         Mingus(bench, "mingus local zstd 3", level=3),
         PgBackRest(bench, "pgbackrest zstd 3", level=3),
+        MingusTask(bench, "mingus local zstd 1, in an Airflow task"),
     ]
 
 

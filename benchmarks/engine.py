@@ -3,6 +3,9 @@
 ``python -m benchmarks.engine back-up|restore|init SETTINGS ARGUMENTS…`` prints the job's report as one line of JSON,
 with the peak of the process's memory and the names of all modules it had loaded at its end. ``… imports`` reads such
 names from its standard input, imports them and does nothing: what it then takes is what the imports alone cost.
+
+``… task SETTINGS SOURCE`` backs up as a task of Airflow does: it loads what Airflow's task runner loads, the DAG file,
+and calls the operator's ``execute``. A worker that is forked off a scheduler shares much of that memory with it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,8 @@ def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
     from mingus_engine import settings
     from mingus_engine.jobs.context import JobContext
 
+    if verb == "task":
+        return _task(settings_file, arguments[0])
     loaded, context = settings.load(settings_file), JobContext()
     if verb == "init":
         from mingus_engine.jobs.initialise import initialise
@@ -39,6 +45,15 @@ def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
     from mingus_engine.jobs.restore import restore
 
     return restore(loaded, arguments[0], directory=Path(arguments[1]), context=context).as_dict()
+
+
+def _task(settings_file: str, source: str) -> dict[str, Any]:
+    os.environ["MINGUS_CONFIG"] = settings_file
+    importlib.import_module("airflow.sdk.execution_time.task_runner")
+    runpy.run_path(str(Path(__file__).resolve().parent.parent / "dags" / "backup_postgres_full.py"))
+    from mingus_airflow.operators import PgBaseBackupOperator
+
+    return PgBaseBackupOperator(task_id="back_up", source=source).execute({})
 
 
 def _imports() -> dict[str, Any]:

@@ -14,6 +14,7 @@ QUANTITIES: dict[str, Quantity] = {
     "CPU": lambda s: s.cost.cpu_s,
     "stored": lambda s: float(s.stored_bytes or 0),
     "memory": lambda s: float(s.own_mib or 0),
+    "whole memory": lambda s: s.cost.peak_mib,
 }
 
 
@@ -47,6 +48,7 @@ class Figure:
 _LOCAL, _LOCAL_3 = "mingus local zstd 1", "mingus local zstd 3"
 _PEER, _PEER_3 = "pgbackrest zstd 1", "pgbackrest zstd 3"
 _REPLICATION = "mingus replication zstd 1"
+_TASK = "mingus local zstd 1, in an Airflow task"
 _UNCHECKED = "no page checksums"
 
 TARGETS = (
@@ -66,6 +68,7 @@ TARGETS = (
     Target("stored bytes, zstd 3", "back up", "stored", _LOCAL_3, _PEER_3, 1.02),
     Target("engine over its imports (MiB), local", "back up", "memory", _LOCAL, "", 64),
     Target("engine over its imports (MiB), replication", "back up", "memory", _REPLICATION, "", 64),
+    Target("whole Airflow task (MiB)", "back up", "whole memory", _TASK, "", 256),
 )  # fmt: skip
 
 
