@@ -60,6 +60,8 @@ class ReplicationBackup(PostgresBackup):
                 if kind == _DATA:
                     if self._manifest is None:
                         yield from self._tar.feed(event[1:])
+                        while count := self._link.fill(self._tar.wanted):
+                            yield from self._tar.filled(count)
                     else:
                         self._manifest.write(event[1:])
                 elif kind == _NEW_ARCHIVE:
@@ -102,7 +104,7 @@ class ReplicationBackup(PostgresBackup):
         self._received = _FileSet()
         self._tar = TarReader(self._pool, self._member)
         self._compressed = io.BytesIO()
-        link = take_over(connect_replication(self.conn), self.cancel, self._noticed)
+        link = self._link = take_over(connect_replication(self.conn), self.cancel, self._noticed)
         self._closing.callback(link.close)
         self._events = link.run(_command(self.label, verify=verify, max_rate=self.settings.max_rate_bytes_per_s))
         try:

@@ -68,10 +68,8 @@ class TarReader:
             if self._file is not None:
                 count = min(len(self._target) - self._filled, size - position)
                 self._target[self._filled : self._filled + count] = data[position : position + count]
-                self._filled += count
                 position += count
-                if self._filled == len(self._target):
-                    ready.append(self._complete(self._file))
+                ready += self.filled(count)
             elif self._padding:
                 count = min(self._padding, size - position)
                 self._padding -= count
@@ -84,6 +82,16 @@ class TarReader:
                     self._member(bytes(self._header), ready)
                     self._header.clear()
         return ready
+
+    @property
+    def wanted(self) -> memoryview:
+        """Where the next bytes belong when they are contents of a file; else empty."""
+        return self._target[self._filled :] if self._file is not None else _NOTHING
+
+    def filled(self, count: int) -> list[SlabItem]:
+        """The first *count* bytes of :attr:`wanted` are there; returns the items that became complete."""
+        self._filled += count
+        return [self._complete(self._file)] if self._file is not None and self._filled == len(self._target) else []
 
     def _member(self, header: bytes, ready: list[SlabItem]) -> None:
         if not any(header):

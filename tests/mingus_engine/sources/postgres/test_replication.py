@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import socket
 import struct
 import threading
@@ -226,3 +227,53 @@ def test_an_error_ends_the_command_and_says_why() -> None:
     with pytest.raises(ServerFailure, match="no room") as caught:
         say(message(b"d", b"a"), message(b"E", b"SERROR\0VERROR\0C53100\0Mno room\0\0"), message(b"Z", b"I"))
     assert caught.value.sqlstate == "53100"
+
+
+@pytest.mark.parametrize("portion", [5, 4000, 32_774, 100_000, 10_000_000])
+@pytest.mark.parametrize("progress_every", [1, 3, 8, 11, 1000])
+def test_contents_are_received_where_they_belong_whatever_comes_in_between(portion: int, progress_every: int) -> None:
+    count = 3 if portion == 5 else 40
+    content = random.Random(portion).randbytes(count * links.PIECE_BYTES + 1234)
+    stream = b""
+    for number, at in enumerate(range(0, len(content), links.PIECE_BYTES)):
+        if number % progress_every == progress_every - 1:
+            stream += message(b"d", b"p" + bytes(8))
+        stream += message(b"d", b"d" + content[at : at + links.PIECE_BYTES])
+    stream += message(b"C", b"X\0") + message(b"Z", b"I")
+    fake = FakeServer()
+    link = RawLink(fake, NEVER, ignore)  # type: ignore[arg-type]
+
+    def speak() -> None:
+        fake.theirs.recv(1000)
+        for at in range(0, len(stream), portion):
+            fake.theirs.sendall(stream[at : at + portion])
+        fake.theirs.close()
+
+    thread = threading.Thread(target=speak)
+    thread.start()
+    target, filled, seen = memoryview(bytearray(len(content))), 0, 0
+    for event in link.run("X"):
+        assert not isinstance(event, Rows)
+        if event[:1] == b"d":
+            target[filled : filled + len(event) - 1] = event[1:]
+            filled += len(event) - 1
+        else:
+            seen += 1
+        while received := link.fill(target[filled:]):
+            filled += received
+    thread.join()
+    link.close()
+    assert target == content
+    assert seen == (count + 1) // progress_every
+
+
+def test_a_connection_that_ends_amid_contents_is_an_error() -> None:
+    fake = FakeServer()
+    link = RawLink(fake, NEVER, ignore)  # type: ignore[arg-type]
+    piece = message(b"d", b"d" + bytes(links.PIECE_BYTES))
+    fake.theirs.sendall(piece + piece[:-1])
+    fake.theirs.close()
+    target = memoryview(bytearray(4 * links.PIECE_BYTES))
+    with pytest.raises(ServerFailure, match="closed the connection"):
+        link.fill(target)
+    link.close()
