@@ -19,7 +19,6 @@ from tests.support import directories
 from tests.support.postgres import PgCluster
 from tests.support.processes import unprivileged_user
 
-ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
 
 
@@ -50,10 +49,11 @@ class Contender(Protocol):
 
 @dataclass
 class Bench:
-    """Where everything is: the cluster and an empty *directory* on the same file system."""
+    """Where everything is: the cluster, an empty *directory* on the same file system, and the engine's *code*."""
 
     cluster: PgCluster
     directory: Path
+    code: Path
 
     def folder(self, name: str) -> Path:
         """A new empty folder of the unprivileged user."""
@@ -108,7 +108,7 @@ class Mingus:
         self._settings.write_text(json.dumps(document))  # JSON is YAML
         self._settings.chmod(0o644)
         self._environment = {
-            "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}",
+            "PYTHONPATH": f"{self.bench.code / 'plugins'}:{self.bench.code}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "BACKUP_ENCRYPTION_KEY": secrets.token_hex(32),
         }

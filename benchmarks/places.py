@@ -18,10 +18,10 @@ PREFIX = "mingus-bench-"
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of its own is made there
 _GB = 1_000_000_000
 # Cluster, restored copy and a repository at once; a copy that is removed while the next one is made; WAL, some slack.
-_SPACE_PER_GB = 2.5
-_SPACE_FIXED_BYTES = 2 * _GB
+_SPACE_PER_GB = 2.3
+_SPACE_FIXED_BYTES = 1 * _GB
 # Left to the programs and to the rest of the machine.
-_MEMORY_RESERVE_BYTES = 3 * _GB
+_MEMORY_RESERVE_BYTES = 2 * _GB
 
 
 class NoRoom(Exception):
