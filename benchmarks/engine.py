@@ -17,6 +17,7 @@ import os
 import re
 import runpy
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def _task(settings_file: str, source: str) -> dict[str, Any]:
     runpy.run_path(str(Path(__file__).resolve().parent.parent / "dags" / "backup_postgres_full.py"))
     from mingus_airflow.operators import PgBaseBackupOperator
 
-    return PgBaseBackupOperator(task_id="back_up", source=source).execute({})
+    ti = types.SimpleNamespace(dag_id="benchmark", run_id="benchmark", task_id="back_up", map_index=-1, try_number=1)
+    return PgBaseBackupOperator(task_id="back_up", source=source).execute({"ti": ti})
 
 
 def _imports() -> dict[str, Any]:
