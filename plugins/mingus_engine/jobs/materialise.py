@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.jobs.context import JobContext
+from mingus_engine.jobs.crew import Crew
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.sources.base import FileKind
 from mingus_engine.targets.base import FileWriter, Target
 
-_POLL_S = 0.2
+_QUEUE_ITEMS = 64
 
 
 @dataclass
@@ -31,10 +32,7 @@ class Materialiser:
 
     def __init__(self, reader: SnapshotReader, target: Target, context: JobContext, total_bytes: int) -> None:
         self._reader, self._target, self._context, self._total = reader, target, context, total_bytes
-        self._queue: queue.Queue[TabledEntry | None] = queue.Queue(64)
-        self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._failure: BaseException | None = None
         self.written = Written()
 
     def run(self, workers: int) -> Written:
@@ -42,27 +40,16 @@ class Materialiser:
 
         :raises Damaged: what is stored is not what was backed up. :raises TargetError: :raises Cancelled:
         """
-        threads = [threading.Thread(target=self._work, name=f"mingus-restore-{i}") for i in range(workers)]
-        for thread in threads:
-            thread.start()
-        try:
-            for tabled in self._large():
-                self._submit(tabled)
-            for tabled in self._reader.files():
-                if tabled.entry.kind == FileKind.FILE and not tabled.entry.maps:
-                    self._submit(tabled)
-                if self._stop.is_set():
-                    break
-        except BaseException as error:  # noqa: BLE001 - threads must end before it goes on
-            self._fail(error)
-        finally:
-            for _ in threads:
-                self._enqueue(None)
-            for thread in threads:
-                thread.join()
-        if self._failure is not None:
-            raise self._failure
+        crew = Crew("restore", lambda: self._write, cancel=self._context.cancel, queue_items=_QUEUE_ITEMS)
+        crew.run(self._works(), workers)
         return self.written
+
+    def _works(self) -> Iterator[TabledEntry]:
+        yield from self._large()
+        for tabled in self._reader.files():
+            self._context.checkpoint()
+            if tabled.entry.kind == FileKind.FILE and not tabled.entry.maps:
+                yield tabled
 
     def _large(self) -> list[TabledEntry]:
         """Makes directories and links; the files with maps of their own, largest first."""
@@ -77,31 +64,6 @@ class Materialiser:
             elif entry.maps:
                 found.append(tabled)
         return sorted(found, key=lambda tabled: -tabled.entry.size)
-
-    def _submit(self, tabled: TabledEntry) -> None:
-        self._context.checkpoint()
-        self._enqueue(tabled)
-
-    def _enqueue(self, work: TabledEntry | None) -> None:
-        while True:
-            try:
-                self._queue.put(work, timeout=_POLL_S)
-                return
-            except queue.Full:
-                if self._stop.is_set() and work is not None:
-                    return
-
-    def _work(self) -> None:
-        while True:
-            tabled = self._queue.get()
-            if tabled is None:
-                return
-            if self._stop.is_set():
-                continue
-            try:
-                self._write(tabled)
-            except BaseException as error:  # noqa: BLE001 - the edge of a thread: handed to the caller
-                self._fail(error)
 
     def _write(self, tabled: TabledEntry) -> None:
         name = tabled.entry.path.decode("utf-8", "replace")
@@ -120,8 +82,3 @@ class Materialiser:
             writer.abort()
         with self._lock:
             self.written.files += 1
-
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            self._failure = self._failure or error
-        self._stop.set()

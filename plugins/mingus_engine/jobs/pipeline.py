@@ -1,16 +1,15 @@
 """The data path of every backup: read → hash → compare → compress → seal → pack, in one pass over a bounded queue.
 
-One thread iterates the source's items; workers call ``read`` and do the rest. Hashing, zstd and AES release the GIL,
-so threads in one process are enough (PERF.md). What a block's keyed hash shows to be stored already becomes an extent
-over the stored blob.
+One thread iterates the source's items; workers call ``read`` and do the rest. What a block's keyed hash shows to be
+stored already becomes an extent over the stored blob.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from blake3 import blake3
 
@@ -18,8 +17,9 @@ from mingus_engine import bounds
 from mingus_engine.codec.containers import BlobKind
 from mingus_engine.codec.directories import Segment
 from mingus_engine.codec.entries import Extent, RunTable
-from mingus_engine.errors import Cancelled, SourceError
+from mingus_engine.errors import SourceError
 from mingus_engine.jobs.context import JobContext
+from mingus_engine.jobs.crew import Crew
 from mingus_engine.jobs.entry_sorter import EntrySorter
 from mingus_engine.jobs.file_map import FileMap
 from mingus_engine.repository.packs import PackRef
@@ -28,7 +28,7 @@ from mingus_engine.repository.writer import WriteRun
 from mingus_engine.sources.base import FileKind, Item
 from mingus_engine.sources.postgres.buffers import allocate_slab
 
-_POLL_S = 0.2
+_Work: TypeAlias = tuple[Item, FileMap]
 
 
 @dataclass
@@ -62,10 +62,7 @@ class Pipeline:
         self, run: WriteRun, entries: EntrySorter, table: RunTable, blocks: StoredBlocks, context: JobContext
     ) -> None:
         self._run, self._entries, self._table, self._blocks, self._context = run, entries, table, blocks, context
-        self._queue: queue.Queue[tuple[Item, FileMap] | None] = queue.Queue(bounds.QUEUE_ITEMS)
-        self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._failure: BaseException | None = None
         self._open: dict[bytes, FileMap] = {}
         self.counters = Counters()
         self.adopted: set[PackRef] = set()
@@ -76,26 +73,18 @@ class Pipeline:
 
         :raises MingusError: the first failure of the source, a worker, or the store. :raises Cancelled: asked to stop.
         """
-        threads = [threading.Thread(target=self._work, name=f"mingus-worker-{i}") for i in range(workers)]
-        for thread in threads:
-            thread.start()
-        try:
-            for item in items:
-                self._context.checkpoint()
-                file_map = self._map_of(item)
-                file_map.submit(item.last)
-                self._enqueue((item, file_map))
-                if self._stop.is_set():
-                    break
-        except BaseException as error:  # noqa: BLE001 - threads must end before it goes on
-            self._fail(error)
-        finally:
-            for _ in threads:
-                self._enqueue(None)
-            for thread in threads:
-                thread.join()
-        if self._failure is not None:
-            raise self._failure
+        crew: Crew[_Work] = Crew(
+            "worker", self._worker, cancel=self._context.cancel, queue_items=bounds.QUEUE_ITEMS,
+            release=lambda work: work[0].release(),
+        )  # fmt: skip
+        crew.run(self._works(items), workers)
+
+    def _works(self, items: Iterator[Item]) -> Iterator[_Work]:
+        for item in items:
+            self._context.checkpoint()
+            file_map = self._map_of(item)
+            file_map.submit(item.last)
+            yield item, file_map
 
     def _map_of(self, item: Item) -> FileMap:
         path = item.file.path
@@ -104,31 +93,9 @@ class Pipeline:
             del self._open[path]
         return file_map
 
-    def _enqueue(self, work: tuple[Item, FileMap] | None) -> None:
-        while True:
-            try:
-                self._queue.put(work, timeout=_POLL_S)
-                return
-            except queue.Full:
-                if self._context.cancel.is_set():
-                    self._fail(Cancelled("the job was cancelled; nothing was committed"))
-                if self._stop.is_set() and work is not None:
-                    return
-
-    def _work(self) -> None:
+    def _worker(self) -> Callable[[_Work], None]:
         scratch = allocate_slab()
-        while True:
-            work = self._queue.get()
-            if work is None:
-                return
-            item, file_map = work
-            try:
-                if not self._stop.is_set():
-                    self._process(item, file_map, scratch)
-            except BaseException as error:  # noqa: BLE001 - the edge of a thread: handed to the caller
-                self._fail(error)
-            finally:
-                item.release()
+        return lambda work: self._process(*work, scratch)
 
     def _process(self, item: Item, file_map: FileMap, scratch: memoryview) -> None:
         data = item.read(scratch)
@@ -205,8 +172,3 @@ class Pipeline:
         with self._lock:
             self.counters.reused_bytes += known.length
             self.adopted.add(self._blocks.pack(known.blob.run, known.blob.pack))
-
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            self._failure = self._failure or error
-        self._stop.set()
