@@ -74,6 +74,13 @@ class ObjectMissing(StoreError):
     hint = "run `mingus verify --level L1` against every repository; ship it again from one that has it"
 
 
+class LogMissing(MingusError):
+    """Write-ahead log that a restore needs is not stored: there is a gap, or it ends too early."""
+
+    exit_code = 6
+    hint = "`mingus windows` shows what can be restored; another repository may hold what is missing here"
+
+
 class Damaged(MingusError):
     """Stored bytes are not what was written: truncated, flipped, swapped or forged."""
 

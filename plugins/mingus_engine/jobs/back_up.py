@@ -15,6 +15,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from mingus_engine import lsn as lsns
 from mingus_engine.codec import shards
 from mingus_engine.codec.containers import BlobKind
 from mingus_engine.codec.entries import RunTable
@@ -32,7 +33,6 @@ from mingus_engine.repository.writer import WriteRun
 from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources import postgres
 from mingus_engine.sources.base import Finished, Item
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres.backup import PostgresBackup
 
 # 2^8 entries of some 250 bytes and their maps: shards of a database near the target of 128 KiB (DESIGN §4).

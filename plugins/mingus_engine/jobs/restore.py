@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mingus_engine import lsn as lsns
 from mingus_engine.errors import ComponentMissing, SettingsError
 from mingus_engine.jobs import places, reading
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
@@ -28,7 +29,6 @@ from mingus_engine.repository.manifests import LogRef
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources.base import FileKind
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.targets.postgres.target import PostgresTarget
 
 _RESTORE_WORKERS = 2

@@ -19,6 +19,7 @@ import psycopg
 from blake3 import blake3
 
 from mingus_engine import bounds
+from mingus_engine import lsn as lsns
 from mingus_engine.checks import Check
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import VerificationFailed
@@ -30,7 +31,6 @@ from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import PostgresConnection, SourceSettings
 from mingus_engine.sources.base import FileKind
 from mingus_engine.sources.postgres import invariants
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.targets.postgres import checks
 from mingus_engine.targets.postgres.server import Started, ThrowAwayServer
 

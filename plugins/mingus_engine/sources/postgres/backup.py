@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import psycopg
 
+from mingus_engine import lsn as lsns
 from mingus_engine.errors import BackupBroken, Cancelled, SourceUnsupported
 from mingus_engine.settings import SourceSettings
 from mingus_engine.sources.base import Check, Finished, Item, TimelineHistory, WalPiece
 from mingus_engine.sources.postgres import invariants
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres.configuration import read_configuration
 from mingus_engine.sources.postgres.connection import connect_sql, place
 from mingus_engine.sources.postgres.facts import read_facts

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mingus_engine import lsn as lsns
 from mingus_engine.bounds import GIB
 from mingus_engine.errors import Cancelled, SourceError
 from mingus_engine.settings import SourceSettings
 from mingus_engine.sources.base import Check
 from mingus_engine.sources.postgres import invariants
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres.connection import Session, connect_sql, mapped
 from mingus_engine.sources.postgres.data_directory import find_data_directory
 from mingus_engine.sources.postgres.facts import ServerFacts, read_facts

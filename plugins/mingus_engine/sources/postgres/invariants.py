@@ -26,10 +26,10 @@ from typing import Any
 
 from psycopg import pq
 
+from mingus_engine import lsn as lsns
 from mingus_engine.errors import SourceError
 from mingus_engine.settings import Measurement, PostgresConnection, Predicate
 from mingus_engine.sources.base import Check
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres.connection import Session, cancellable, connect_sql, mapped
 
 _OUTPUT = (

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 
 import psycopg
 
+from mingus_engine import lsn as lsns
 from mingus_engine.bounds import PAGE_BYTES, RELATION_SEGMENT_BLOCKS, SLAB_BYTES
 from mingus_engine.errors import BackupBroken
 from mingus_engine.sources.base import FileKind, Finished, Item, SourceFile
 from mingus_engine.sources.postgres import control_file, exclusions, tree
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.connection import Session, cancellable, mapped, place
 from mingus_engine.sources.postgres.data_directory import find_data_directory

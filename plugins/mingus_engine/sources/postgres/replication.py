@@ -15,11 +15,11 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
+from mingus_engine import lsn as lsns
 from mingus_engine.bounds import MIB
 from mingus_engine.errors import BackupBroken, SourceError, SourceUnsupported
 from mingus_engine.postgres import backup_manifest
 from mingus_engine.sources.base import Check, FileKind, Finished, Item, SourceFile
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.connection import connect_replication, place, server_error
 from mingus_engine.sources.postgres.findings import Findings

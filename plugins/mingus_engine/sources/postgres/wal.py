@@ -27,10 +27,10 @@ import psycopg
 from psycopg import pq
 from psycopg.pq.abc import PGconn, PGresult
 
+from mingus_engine import lsn as lsns
 from mingus_engine.errors import BackupBroken, Cancelled
 from mingus_engine.settings import PostgresConnection
 from mingus_engine.sources.base import TimelineHistory, WalPiece
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres.connection import connect_replication, place, result_error, server_error
 
 # wal_sender_timeout is 60 s by default and may be set to a few; a status costs nothing.

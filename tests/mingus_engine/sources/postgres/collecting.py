@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mingus_engine import lsn as lsns
 from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.settings import PostgresConnection, Secret, SourceSettings
 from mingus_engine.sources.base import FileKind, Finished, Item, SourceFile, TimelineHistory
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres import open_backup
 from mingus_engine.sources.postgres.backup import PostgresBackup
 from tests.support.directories import make_directory

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from mingus_engine import lsn as lsns
 from mingus_engine.errors import BackupBroken, Cancelled, MingusError, SourceDenied, SourceUnreachable
 from mingus_engine.settings import Measurement, Predicate
 from mingus_engine.sources.base import FileKind
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres import open_backup
 from mingus_engine.sources.postgres.pages import PageVerifier
 from tests.mingus_engine.sources.postgres.collecting import (

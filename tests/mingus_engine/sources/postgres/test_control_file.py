@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from mingus_engine import lsn as lsns
 from mingus_engine.errors import SourceDenied, SourceError
 from mingus_engine.sources.postgres import control_file
-from mingus_engine.sources.postgres import lsn as lsns
 from tests.support.postgres import PgCluster
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from mingus_engine import lsn as lsns
 from mingus_engine.errors import SourceDenied
 from mingus_engine.settings import Measurement, Predicate
 from mingus_engine.sources.postgres import invariants
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres.invariants import Measured, Moment
 from tests.mingus_engine.sources.postgres.collecting import (
     TRANSPORTS,

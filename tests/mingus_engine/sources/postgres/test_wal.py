@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from mingus_engine import lsn as lsns
 from mingus_engine.errors import BackupBroken, Cancelled, MingusError
-from mingus_engine.sources.postgres import lsn as lsns
 from mingus_engine.sources.postgres.wal import WalReceiver
 from tests.mingus_engine.sources.postgres.collecting import connection, leftovers
 from tests.support.fixtures import MakeCluster

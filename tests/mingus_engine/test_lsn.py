@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingus_engine.sources.postgres import lsn
+from mingus_engine import lsn
 from tests.support.postgres import PgCluster
 
 LSNS = st.integers(0, 2**64 - 1)
