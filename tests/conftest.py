@@ -36,9 +36,10 @@ __all__ = [
     "workspace",
 ]
 
-# A shell that starts the tests in the background has them ignore SIGINT, and so every program they start.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the tests in the background (or nohup) has them ignore these, and so every program they start.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 # A loaded two-core machine makes any time limit per example a false alarm; pytest-timeout bounds the test.
 hypothesis.settings.register_profile("mingus", deadline=None, print_blob=True)
