@@ -209,6 +209,23 @@ class ComponentMissing(MingusError):
     hint = "install the package named in the message"
 
 
+class SourceBusy(SourceError):
+    """Another process holds what only one may have (the replication slot of an archiver)."""
+
+    transient = True
+    hint = "one archiver per source: is a streaming service running, here or on another machine?"
+
+
+class LogDiverged(MingusError):
+    """The server's write-ahead log is not the one that is stored for its timeline; nothing of it was stored."""
+
+    exit_code = 6
+    hint = (
+        "two servers with one system identifier and timeline archive under this source id (a copy that was started, or"
+        " a primary that went on after a failover): stop the wrong one, or give it a source id of its own"
+    )
+
+
 class Cancelled(MingusError):
     """The job was asked to stop; nothing was committed."""
 

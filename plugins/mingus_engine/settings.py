@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import os
 import re
 import types
@@ -27,6 +28,7 @@ from mingus_engine import bounds
 from mingus_engine.errors import SettingsError
 
 SOURCE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_SLOT = re.compile(r"[a-z0-9_]{1,63}")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -176,6 +178,25 @@ class VerifySettings:
 
 
 @dataclass(frozen=True)
+class WalSettings:
+    """How the write-ahead log of a source is archived.
+
+    :param slot: name of the replication slot; empty = ``mingus_<source id>`` (see :attr:`SourceSettings.wal_slot`).
+    :param slice_interval_s: a streaming archiver stores what is new of the unfinished segment this often.
+    :param idle_sample_s: while nothing is written, how often "archived up to now" is stored, at most.
+    :param canary: write a marker, and find it again in every repository after each drain.
+    :param busy_lag_max_bytes: a drain that finds the slot held by a streaming archiver is content when no more than
+        this is not stored yet.
+    """
+
+    slot: str = ""
+    slice_interval_s: float = 5.0
+    idle_sample_s: float = 300.0
+    canary: bool = True
+    busy_lag_max_bytes: int = 64 * bounds.MIB
+
+
+@dataclass(frozen=True)
 class SourceSettings:
     """One source.
 
@@ -202,7 +223,14 @@ class SourceSettings:
     predicates: tuple[Predicate, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     verify: VerifySettings = field(default_factory=VerifySettings)
+    wal: WalSettings = field(default_factory=WalSettings)
     bin_directory: str = ""
+
+    @property
+    def wal_slot(self) -> str:
+        """Name of the replication slot that holds WAL until it is archived; PostgreSQL takes 63 characters."""
+        name = self.wal.slot or f"mingus_{self.id.replace('-', '_')}"
+        return name if len(name) <= 63 else f"{name[:54]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -428,6 +456,10 @@ def _check(settings: Settings, where: str) -> None:
             raise SettingsError(f"{where}: workers of source {source.id!r} must be 1 to 64")
         if not 1 <= source.compression_level <= 19:
             raise SettingsError(f"{where}: compression_level of source {source.id!r} must be 1 to 19")
+        if _SLOT.fullmatch(source.wal_slot) is None:
+            raise SettingsError(f"{where}: wal.slot of source {source.id!r} must be [a-z0-9_]{{1,63}}")
+        if source.wal.slice_interval_s <= 0 or source.wal.idle_sample_s <= 0 or source.wal.busy_lag_max_bytes < 0:
+            raise SettingsError(f"{where}: the intervals of wal of source {source.id!r} must be above 0")
 
 
 def _check_places(settings: Settings, where: str) -> None:

@@ -20,6 +20,7 @@ from mingus_engine.cli import (
     signals,
     snapshots_command,
     verify_command,
+    wal_command,
 )
 from mingus_engine.cli.console import Console, OutputClosed, error_document
 from mingus_engine.cli.session import Failed, Session
@@ -32,6 +33,7 @@ _COMMANDS = (
     snapshots_command,
     files_command,
     ship_command,
+    wal_command,
     verify_command,
     restore_command,
     runs_command,
