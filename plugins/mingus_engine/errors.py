@@ -88,6 +88,14 @@ class Damaged(MingusError):
     hint = "do not delete anything; restore from another repository and verify this one"
 
 
+class ParentDamaged(MingusError):
+    """The snapshot that an incremental backup builds on turned out not to be whole."""
+
+    transient = True
+    exit_code = 6
+    hint = "the next try builds on another snapshot or stores everything again; verify this repository"
+
+
 class ObjectRemoved(MingusError):
     """The snapshot was removed (or is planned for removal) by a cleaner while it was read."""
 

@@ -34,6 +34,7 @@ from mingus_engine.repository.envelope import Signer
 from mingus_engine.repository.manifests import Body, LogRef, Manifest, ShardRef
 from mingus_engine.repository.objects import put_object
 from mingus_engine.repository.packs import PackRef
+from mingus_engine.repository.parent import ParentSnapshot
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.repository.repository import Repository
 from mingus_engine.repository.slots import Credentials
@@ -239,16 +240,23 @@ def backed_up(
     wal_pieces: Iterable[WalPiece] = (),
     store: Store | None = None,
     cut_bits: int = 2,
+    parent: ParentSnapshot | None = None,
 ) -> Manifest:
-    """A committed snapshot of *tree*."""
+    """A committed snapshot of *tree*, built on *parent*."""
     run = begin(made, source=source, store=store)
     with closing(run):
         logs = archive(made, run, wal_pieces)
-        return commit(made, run, tree, position=position, logs=logs, workers=workers, cut_bits=cut_bits)
+        return commit(made, run, tree, position=position, logs=logs, workers=workers, cut_bits=cut_bits, parent=parent)
 
 
 def store_tree(
-    made: MadeRepository, run: WriteRun, tree: MadeSource, *, workers: int = 2, cut_bits: int = 2
+    made: MadeRepository,
+    run: WriteRun,
+    tree: MadeSource,
+    *,
+    workers: int = 2,
+    cut_bits: int = 2,
+    parent: ParentSnapshot | None = None,
 ) -> tuple[Body, set[PackRef]]:
     """Everything of a snapshot but its manifest: the body, and the packs of dead runs that it uses."""
     table = RunTable([run.run])
@@ -257,21 +265,26 @@ def store_tree(
     for dead in blocks.run_keys:
         table.index(dead)
     with closing(blocks), closing(entries):
-        pipeline = Pipeline(run, entries, table, blocks, JobContext(cancel=threading.Event()))
+        pipeline = Pipeline(run, entries, table, blocks, JobContext(cancel=threading.Event()), parent=parent)
         pipeline.process(tree.items(), workers)
         found = []
         for first, raw in shards.cut(entries.drain(), run.keys.hash_key, cut_bits):
             ref = run.packs.append(BlobKind.SHARD, raw)
             found.append(ShardRef(first, ref, blake3(raw, key=run.keys.hash_key).digest()))
         run.packs.flush()
-        keys = {p.run: blocks.run_keys[p.run] for p in pipeline.adopted}
-    run.adopted.update(p.run for p in pipeline.adopted)
-    statistics = {"read_bytes": pipeline.counters.read_bytes, "reused_bytes": pipeline.counters.reused_bytes}
+        adopted = pipeline.storing.adopted
+        keys = {p.run: key for p, key in adopted.items()}
+    run.adopted.update(p.run for p in adopted)
+    statistics = {
+        "read_bytes": pipeline.counters.read_bytes,
+        "given_bytes": pipeline.counters.given_bytes,
+        "reused_bytes": pipeline.storing.reused_bytes,
+    }
     body = Body(
         facts={"made": True, "seed": tree.mtime_ns}, checks=[], statistics=statistics, provenance=run.provenance,
         run_keys={run.run: run.keys.run_key, **keys}, hash_key=run.keys.hash_key, cut_bits=cut_bits, shards=found,
     )  # fmt: skip
-    return body, pipeline.adopted
+    return body, set(adopted)
 
 
 def commit(
@@ -283,9 +296,10 @@ def commit(
     logs: Sequence[LogRef] = (),
     workers: int = 2,
     cut_bits: int = 2,
+    parent: ParentSnapshot | None = None,
 ) -> Manifest:
     """Store *tree* and commit it with the open *run*; ends the run."""
-    body, adopted = store_tree(made, run, tree, workers=workers, cut_bits=cut_bits)
+    body, adopted = store_tree(made, run, tree, workers=workers, cut_bits=cut_bits, parent=parent)
     others = {g.run for g in logs} - set(body.run_keys)
     keys = {**body.run_keys, **{other: run.repository.log_key(run.source, other) for other in others}}
     body = dataclasses.replace(body, run_keys=keys)

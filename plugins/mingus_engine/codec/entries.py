@@ -18,6 +18,8 @@ from mingus_engine.errors import Damaged, FormatTooNew
 
 EXTENT = struct.Struct("<QIHHIIII")
 LOCATION = struct.Struct("<HHIII")
+#: One span's pair of locations: of its extents blob and of its hashes blob.
+MAP_PAIR_BYTES = 2 * LOCATION.size
 _HOLE = 1
 _MAP_HEAD = struct.Struct("<HHI")
 MAP_VERSION = 1
@@ -84,8 +86,16 @@ class Entry:
 
     def map_locations(self) -> Iterator[tuple[Location, Location]]:
         """Per span of the file: where its extents blob and its hashes blob lie."""
-        records = [Location(run, pack, at, size) for run, _, pack, at, size in LOCATION.iter_unpack(self.maps)]
-        yield from zip(records[::2], records[1::2], strict=True)
+        for number in range(len(self.maps) // MAP_PAIR_BYTES):
+            yield self.map_location(number)
+
+    def map_location(self, number: int) -> tuple[Location, Location]:
+        """Where the extents blob and the hashes blob of span *number* lie."""
+        run, _, pack, at, size = LOCATION.unpack_from(self.maps, number * MAP_PAIR_BYTES)
+        other, _, other_pack, other_at, other_size = LOCATION.unpack_from(
+            self.maps, number * MAP_PAIR_BYTES + LOCATION.size
+        )
+        return Location(run, pack, at, size), Location(other, other_pack, other_at, other_size)
 
 
 def encode_extents(extents: Iterable[Extent]) -> bytes:

@@ -20,13 +20,12 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from mingus_engine import bounds
-from mingus_engine.codec.entries import EXTENT, LOCATION, Entry, RunTable, renumber_extents, renumber_maps
+from mingus_engine.codec.entries import EXTENT, MAP_PAIR_BYTES, Entry, RunTable, renumber_extents, renumber_maps
 from mingus_engine.errors import Damaged, FormatTooNew, SourceError
 
 VERSION = 1
 _HEAD = struct.Struct("<HHI")
 _RECORD = struct.Struct("<BBHHHIIIQqIIII")
-_MAP_PAIR = 2 * LOCATION.size
 
 
 class TabledEntry(NamedTuple):
@@ -82,7 +81,7 @@ def encode(entries: Sequence[TabledEntry]) -> bytes:
         maps = renumber_maps(e.maps, table, own, what)
         records += _RECORD.pack(
             e.kind, 0, len(e.path), len(e.target), len(e.extra), e.mode, e.uid, e.gid, e.size, e.mtime_ns,
-            len(extents) // EXTENT.size, len(e.hashes) // bounds.BLOCK_HASH_BYTES, len(maps) // _MAP_PAIR, 0,
+            len(extents) // EXTENT.size, len(e.hashes) // bounds.BLOCK_HASH_BYTES, len(maps) // MAP_PAIR_BYTES, 0,
         )  # fmt: skip
         heap += b"".join((e.path, e.target, e.extra, extents, e.hashes, maps))
     return _HEAD.pack(VERSION, len(own), len(entries)) + own.encode() + bytes(records) + bytes(heap)
@@ -122,7 +121,7 @@ def decode(raw: bytes, what: str) -> tuple[RunTable, list[Entry]]:
         entry = Entry(
             path=take(path), kind=kind, mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, size=size,
             target=take(target), extra=take(extra), extents=take(extents * EXTENT.size),
-            hashes=take(hashes * bounds.BLOCK_HASH_BYTES), maps=take(maps * _MAP_PAIR),
+            hashes=take(hashes * bounds.BLOCK_HASH_BYTES), maps=take(maps * MAP_PAIR_BYTES),
         )  # fmt: skip
         if entries and entry.path <= entries[-1].path:
             raise Damaged(f"{what}: entries are not in path order")

@@ -28,7 +28,6 @@ from mingus_engine.jobs.pipeline import Pipeline
 from mingus_engine.repository import resume, runs, writer
 from mingus_engine.repository.manifests import Body, LogRef, Manifest, ShardRef
 from mingus_engine.repository.repository import Repository
-from mingus_engine.repository.resume import StoredBlocks
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources import postgres
@@ -123,7 +122,7 @@ class _BackUp:
         pipeline.process(made_items(finished.files), 1)
         self._store_shards(entries)
         context.checkpoint()
-        return self._commit(backup, finished, archiver.refs, blocks), finished
+        return self._commit(backup, finished, archiver.refs), finished
 
     def archive(self, backup: PostgresBackup) -> list[LogRef]:
         """Store the WAL of the backup while it runs; returns when the source says that all was sent."""
@@ -140,12 +139,12 @@ class _BackUp:
             self._shards.append(ShardRef(first, ref, blake3(raw, key=hash_key).digest()))
         self._run.packs.flush()
 
-    def _commit(self, backup: PostgresBackup, finished: Finished, logs: list[LogRef], blocks: StoredBlocks) -> Manifest:
+    def _commit(self, backup: PostgresBackup, finished: Finished, logs: list[LogRef]) -> Manifest:
         run, pipeline = self._run, self._pipeline
-        packs = [*run.packs.refs, *pipeline.adopted]
-        run.adopted.update(p.run for p in pipeline.adopted)
+        packs = [*run.packs.refs, *pipeline.storing.adopted]
+        run.adopted.update(p.run for p in pipeline.storing.adopted)
         run_keys = {run.run: run.keys.run_key}
-        run_keys.update({p.run: blocks.run_keys[p.run] for p in pipeline.adopted})
+        run_keys.update({p.run: key for p, key in pipeline.storing.adopted.items()})
         for log in logs:
             if log.run not in run_keys:
                 run_keys[log.run] = self._repository.log_key(run.source, log.run)
@@ -172,7 +171,7 @@ class _BackUp:
             "files": counters.files,
             "vanished": counters.vanished,
             "read_bytes": counters.read_bytes,
-            "reused_bytes": counters.reused_bytes,
+            "reused_bytes": self._pipeline.storing.reused_bytes,
             "stored_bytes": stored.sealed_bytes,
             "blobs": stored.blobs,
             "wal_bytes": self._wal_bytes,

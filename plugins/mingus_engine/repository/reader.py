@@ -18,7 +18,7 @@ from mingus_engine.codec import entries as codec
 from mingus_engine.codec import shards
 from mingus_engine.codec.blobs import Decompressor
 from mingus_engine.codec.containers import HEADER_BYTES, PACK_MAGIC, BlobKind, Cipher, Header
-from mingus_engine.codec.entries import BlobRef, Extent, Location, RunTable
+from mingus_engine.codec.entries import BlobRef, Entry, Extent, Location, RunTable
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import Damaged
 from mingus_engine.repository import envelope
@@ -49,17 +49,28 @@ class SnapshotReader:
         :raises Damaged: a shard is missing, changed, swapped, or out of order.
         """
         last = b""
-        for i, shard in enumerate(self.body.shards):
-            what = f"{self.manifest.name} shard {i}"
-            raw = self.blob(BlobKind.SHARD, shard.blob)
-            if not hmac.compare_digest(blake3(raw, key=self.body.hash_key).digest(), shard.digest):
-                raise Damaged(f"{what}: is not the shard that the manifest lists")
-            table, found = shards.decode(raw, what)
-            if not found or found[0].path != shard.first_path or (i and found[0].path <= last):
-                raise Damaged(f"{what}: does not begin where the manifest says")
+        for i in range(len(self.body.shards)):
+            table, found = self.shard(i)
+            if i and found[0].path <= last:
+                raise Damaged(f"{self.manifest.name} shard {i}: does not follow the one before")
             last = found[-1].path
             for entry in found:
                 yield TabledEntry(entry, table)
+
+    def shard(self, number: int) -> tuple[RunTable, list[Entry]]:
+        """One shard: its run table and its entries, at least one.
+
+        :raises Damaged: it is missing, changed, or not the one that the manifest lists.
+        """
+        shard = self.body.shards[number]
+        what = f"{self.manifest.name} shard {number}"
+        raw = self.blob(BlobKind.SHARD, shard.blob)
+        if not hmac.compare_digest(blake3(raw, key=self.body.hash_key).digest(), shard.digest):
+            raise Damaged(f"{what}: is not the shard that the manifest lists")
+        table, found = shards.decode(raw, what)
+        if not found or found[0].path != shard.first_path:
+            raise Damaged(f"{what}: does not begin where the manifest says")
+        return table, found
 
     def data(self, file: TabledEntry) -> Iterator[tuple[int, memoryview | None, int]]:
         """The content of *file* in ascending order: offset, bytes (``None`` = hole) and length in bytes.
@@ -70,7 +81,7 @@ class SnapshotReader:
         expected = 0
         for extents, table, hashes in self._spans(file, what):
             checker = _BlockChecker(hashes, expected, file.entry.size, self.body.hash_key, what)
-            for extent, data in self._fetch(extents, table, what):
+            for extent, data in self.fetch(extents, table, what):
                 if extent.offset != expected:
                     raise Damaged(f"{what}: extent at {extent.offset} where {expected} was expected")
                 expected += extent.length
@@ -99,13 +110,22 @@ class SnapshotReader:
         if not entry.maps:
             yield codec.decode_extents(entry.extents, what), file.table, entry.hashes
             return
-        for where_extents, where_hashes in entry.map_locations():
-            raw = self.blob(BlobKind.EXTENTS, self._ref(where_extents, file.table, what))
-            table, extents = codec.decode_extents_blob(raw, what)
-            hashes = self.blob(BlobKind.HASHES, self._ref(where_hashes, file.table, what))
-            yield extents, table, hashes
+        for number in range(len(entry.maps) // codec.MAP_PAIR_BYTES):
+            yield self.span(file, number)
 
-    def _fetch(
+    def span(self, file: TabledEntry, number: int) -> tuple[list[Extent], RunTable, bytes]:
+        """Of a file with maps of its own: the extents of span *number*, their run table, and its block hashes.
+
+        :raises Damaged: missing or changed.
+        """
+        what = file.entry.path.decode("utf-8", "replace")
+        where_extents, where_hashes = file.entry.map_location(number)
+        raw = self.blob(BlobKind.EXTENTS, self._ref(where_extents, file.table, what))
+        table, extents = codec.decode_extents_blob(raw, what)
+        hashes = self.blob(BlobKind.HASHES, self._ref(where_hashes, file.table, what))
+        return extents, table, hashes
+
+    def fetch(
         self, extents: Iterable[Extent], table: RunTable, what: str
     ) -> Iterator[tuple[Extent, memoryview | None]]:
         """The bytes of *extents*, neighbours in a pack fetched by one read, each blob opened once in a row."""

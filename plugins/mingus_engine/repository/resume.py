@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from dataclasses import dataclass
 
 from blake3 import blake3
 
@@ -29,24 +28,13 @@ from mingus_engine.codec.entries import BlobRef
 from mingus_engine.repository import envelope, names, runs, state
 from mingus_engine.repository.packs import PackRef, pack_key
 from mingus_engine.repository.repository import Repository
+from mingus_engine.repository.stored import Place, StoredBlock
 from mingus_engine.repository.writer import UNUSABLE, WriteRun, open_runs
 
 _SCHEMA = """
 CREATE TABLE block (path BLOB, offset INTEGER, hash BLOB, pack INTEGER, position INTEGER, sealed INTEGER,
                     blob_offset INTEGER, length INTEGER, PRIMARY KEY (path, offset)) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBlock:
-    """A block that is stored already: its keyed hash and where it lies. ``length`` in bytes, 64 KiB but for a file's
-    end.
-    """
-
-    hash: bytes
-    blob: BlobRef
-    blob_offset: int
-    length: int
 
 
 class StoredBlocks:
@@ -79,9 +67,12 @@ class StoredBlocks:
                 (self._path(path), offset, offset + length),
             ).fetchall()
         return {
-            at: StoredBlock(h, BlobRef(self._packs[p].run, self._packs[p].number, position, sealed), inside, n)
+            at: StoredBlock(h, n, (Place(at, n, self._blob(p, position, sealed), inside),))
             for at, h, p, position, sealed, inside, n in rows
         }
+
+    def _blob(self, pack: int, position: int, sealed_bytes: int) -> BlobRef:
+        return BlobRef(self._packs[pack].run, self._packs[pack].number, position, sealed_bytes)
 
     def pack(self, run: str, number: int) -> PackRef:
         """The pack a block was found in."""

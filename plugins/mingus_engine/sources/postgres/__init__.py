@@ -23,23 +23,27 @@ import threading
 from typing import TYPE_CHECKING
 
 from mingus_engine.settings import SourceSettings
+from mingus_engine.sources.base import ChooseParent, no_parent
 
 if TYPE_CHECKING:
     from mingus_engine.sources.postgres.backup import PostgresBackup
 
 
-def open_backup(settings: SourceSettings, *, label: str, cancel: threading.Event) -> PostgresBackup:
+def open_backup(
+    settings: SourceSettings, *, label: str, cancel: threading.Event, choose_parent: ChooseParent = no_parent
+) -> PostgresBackup:
     """Start a backup by the transport of the settings; close it in every outcome.
 
     :param label: one line, in ``backup_label`` and the server's log.
     :param cancel: ends whatever is under way soon after it is set.
+    :param choose_parent: asked once, with the facts of the server, before the backup starts.
     :raises SourceUnreachable, SourceDenied, SourceUnsupported, BackupBroken, Cancelled: nothing was started.
     """
     # Imported here: a restore needs LSNs of this package, but neither psycopg nor numpy, which take 0.4 s and 30 MB.
     if settings.transport == "replication":
         from mingus_engine.sources.postgres.replication import ReplicationBackup
 
-        return ReplicationBackup(settings, label=label, cancel=cancel)
+        return ReplicationBackup(settings, label=label, cancel=cancel, choose_parent=choose_parent)
     from mingus_engine.sources.postgres.local import LocalBackup
 
-    return LocalBackup(settings, label=label, cancel=cancel)
+    return LocalBackup(settings, label=label, cancel=cancel, choose_parent=choose_parent)

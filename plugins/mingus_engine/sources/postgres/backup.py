@@ -15,10 +15,18 @@ import psycopg
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import BackupBroken, Cancelled, SourceUnsupported
 from mingus_engine.settings import SourceSettings
-from mingus_engine.sources.base import Check, Finished, Item, TimelineHistory, WalPiece
+from mingus_engine.sources.base import (
+    Check,
+    ChooseParent,
+    Finished,
+    Item,
+    TimelineHistory,
+    WalPiece,
+    no_parent,
+)
 from mingus_engine.sources.postgres import invariants
 from mingus_engine.sources.postgres.configuration import read_configuration
-from mingus_engine.sources.postgres.connection import connect_sql, place
+from mingus_engine.sources.postgres.connection import connect_sql, mapped, place
 from mingus_engine.sources.postgres.facts import read_facts
 from mingus_engine.sources.postgres.wal import WalReceiver
 
@@ -33,12 +41,20 @@ class PostgresBackup(abc.ABC):
     thread of its own, while ``items`` are read; it ends by itself after ``finish``. Not for use after ``close``.
 
     :ivar start_lsn, timeline: where recovery from this backup begins.
+    :ivar parent: what an incremental builds on, ``None`` = a full backup.
     :ivar stop_lsn: where it is consistent; 0 until ``finish``.
     """
 
     transport: str
 
-    def __init__(self, settings: SourceSettings, *, label: str, cancel: threading.Event) -> None:
+    def __init__(
+        self,
+        settings: SourceSettings,
+        *,
+        label: str,
+        cancel: threading.Event,
+        choose_parent: ChooseParent = no_parent,
+    ) -> None:
         if len(label.encode()) > LABEL_MAX_BYTES or "\n" in label or "\r" in label:
             raise BackupBroken(f"a backup label must be one line of at most {LABEL_MAX_BYTES} bytes", hint="")
         self.settings = settings
@@ -52,6 +68,8 @@ class PostgresBackup(abc.ABC):
             self.server = read_facts(self.session, self.conn)
             self.receiver = self._closing.enter_context(WalReceiver(self.conn, cancel))
             self._reserve_wal()
+            self.postmaster_started = self._postmaster_started()
+            self.parent = choose_parent(self._identity())
             self.configuration = read_configuration(self.session, self.server, local=self.transport == "local")
             self.started_at = datetime.now(UTC)
             self._start()
@@ -129,10 +147,37 @@ class PostgresBackup(abc.ABC):
         self.stopped_at = datetime.now(UTC)
         self.receiver.stop_at(stop_lsn)
 
+    @property
+    def same_lifetime(self) -> bool:
+        """Whether the server has run without a restart since the parent was taken, on one timeline.
+
+        Only then is its history the one that the parent was taken from: an older copy put in its place, with the same
+        identifier and timeline, is not told apart by any LSN. Who takes over anything unread needs this.
+        """
+        if self.parent is None:
+            return False
+        facts = self.parent.facts
+        return (facts.get("postmaster_started"), facts.get("timeline")) == (self.postmaster_started, self.timeline)
+
+    def _identity(self) -> dict[str, Any]:
+        """Facts that the choice of a parent depends on; ``position`` is the newest LSN."""
+        return {
+            **self.server.as_facts(),
+            "timeline": self.timeline,
+            "position": self._position,
+            "postmaster_started": self.postmaster_started,
+        }
+
+    def _postmaster_started(self) -> str:
+        with mapped(self.conn, "asking when the server was started"):
+            row = self.session.execute("SELECT extract(epoch FROM pg_postmaster_start_time())::text").fetchone()
+        return str(row[0]) if row else ""
+
     def _facts(self, measured: list[invariants.Measured], *, before_stop: bool) -> dict[str, Any]:
         return {
             **self.server.as_facts(),
             "transport": self.transport,
+            "postmaster_started": self.postmaster_started,
             "label": self.label,
             "timeline": self.timeline,
             "start_lsn": lsns.text(self.start_lsn),
@@ -154,7 +199,7 @@ class PostgresBackup(abc.ABC):
                 f" the replication protocol {identity.system_id}",
                 hint="connect to the server itself, not to a pooler or balancer",
             )
-        self.timeline = identity.timeline
+        self.timeline, self._position = identity.timeline, identity.flush
         self.receiver.create_temporary_slot(f"mingus_{secrets.token_hex(8)}")
 
     def _ended_session(self, error: psycopg.Error | None = None) -> BackupBroken:
