@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mingus_engine.jobs.restore import RestoreReport, restore
 from mingus_engine.jobs.ship import ShipReport, ship
 from mingus_engine.jobs.verify import VerifyReport, verify
 from mingus_engine.repository.repository import Repository
-from mingus_engine.settings import RepositorySettings, Settings, load
+from mingus_engine.settings import PostgresConnection, RepositorySettings, Settings, load
 from mingus_engine.store import opening
 from mingus_engine.store.base import Store
 from mingus_engine.store.faulty import Fault, FaultyStore
@@ -185,6 +185,16 @@ class Installation:
             snapshot=snapshot,
             tablespace_map=tablespace_map,
         )
+
+    def connection_to(self, cluster: PgCluster) -> PostgresConnection:
+        """How *cluster* is reached as its superuser (a standby of the installation's, another one)."""
+        host = str(cluster.socket_directory)
+        return replace(self.settings.source(SOURCE).connection, host=host, port=cluster.port)
+
+    def follow(self, cluster: PgCluster) -> None:
+        """Let the source be another cluster from now on (after a promotion)."""
+        source = replace(self.settings.source(SOURCE), connection=self.connection_to(cluster))
+        self.settings, self.cluster = self.settings.with_source(source), cluster
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from mingus_engine.cli import (
     snapshots_command,
     verify_command,
     wal_command,
+    windows_command,
 )
 from mingus_engine.cli.console import Console, OutputClosed, error_document
 from mingus_engine.cli.session import Failed, Session
@@ -35,6 +36,7 @@ _COMMANDS = (
     ship_command,
     wal_command,
     verify_command,
+    windows_command,
     restore_command,
     runs_command,
     keys_command,

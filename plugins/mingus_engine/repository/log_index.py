@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from mingus_engine import lsn as lsns
@@ -45,8 +46,8 @@ class TimelineLogs:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_starts", [log.name.start for log in self.logs])
 
-    def stretches(self) -> list[Range]:
-        """What is covered without a gap: disjoint, ascending, not adjacent."""
+    @cached_property
+    def _stretches(self) -> list[Range]:
         found: list[Range] = []
         for log in self.logs:
             if found and log.name.start <= found[-1].end:
@@ -55,9 +56,13 @@ class TimelineLogs:
                 found.append(Range(log.name.start, log.name.end))
         return found
 
+    def stretches(self) -> list[Range]:
+        """What is covered without a gap: disjoint, ascending, not adjacent."""
+        return list(self._stretches)
+
     def covered_to(self, lsn: int) -> int:
         """The end of the stretch that holds *lsn* (or ends there); *lsn* itself when it is not covered."""
-        return next((s.end for s in self.stretches() if s.start <= lsn <= s.end), lsn)
+        return next((s.end for s in self._stretches if s.start <= lsn <= s.end), lsn)
 
     def covering(self, start: int, end: int) -> list[StoredLog]:
         """The fewest containers that hold every byte from *start* to *end*, in order.
