@@ -87,9 +87,8 @@ def readable(reader: SnapshotReader, context: JobContext) -> Check:
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         waiting: list[Future[tuple[int, str]]] = []
-        for file in reader.files():
-            if file.entry.kind == FileKind.FILE:
-                waiting.append(pool.submit(read, file))
+        for file in reader.expected(f for f in reader.files() if f.entry.kind == FileKind.FILE):
+            waiting.append(pool.submit(read, file))
             while len(waiting) > 4 * _WORKERS:
                 take(waiting.pop(0))
         for future in waiting:

@@ -46,10 +46,10 @@ class Materialiser:
 
     def _works(self) -> Iterator[TabledEntry]:
         yield from self._large()
-        for tabled in self._reader.files():
+        files = (t for t in self._reader.files() if t.entry.kind == FileKind.FILE and not t.entry.maps)
+        for tabled in self._reader.expected(files):
             self._context.checkpoint()
-            if tabled.entry.kind == FileKind.FILE and not tabled.entry.maps:
-                yield tabled
+            yield tabled
 
     def _large(self) -> list[TabledEntry]:
         """Makes directories and links; the files with maps of their own, largest first."""

@@ -1,15 +1,19 @@
 """Reading a snapshot: shards → entries → extents → blobs, each opened once and checked before it is believed.
 
 Every blob is authenticated (AES-GCM, at its place), its plain length checked before it is decompressed, and every 64
-KiB block whose hash is known is hashed again. Memory: one fetched range (at most 4 MiB and one blob) a reader and
-what the shard being read holds.
+KiB block whose hash is known is hashed again. Memory: one fetched range (at most 4 MiB and one blob) a reader, what
+the shard being read holds, and what is fetched ahead from a store that is not a disk.
 """
 
 from __future__ import annotations
 
 import hmac
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import TypeVar
 
 from blake3 import blake3
 
@@ -18,15 +22,22 @@ from mingus_engine.codec import entries as codec
 from mingus_engine.codec import shards
 from mingus_engine.codec.blobs import Decompressor
 from mingus_engine.codec.containers import HEADER_BYTES, PACK_MAGIC, BlobKind, Cipher, Header
-from mingus_engine.codec.entries import BlobRef, Entry, Extent, Location, RunTable
+from mingus_engine.codec.entries import BlobRef, Entry, Extent, RunTable
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import Damaged
 from mingus_engine.repository import envelope
 from mingus_engine.repository.manifests import Body, Manifest
 from mingus_engine.repository.packs import PackRef, pack_key
+from mingus_engine.repository.prefetch import Prefetcher, Range
 from mingus_engine.repository.repository import Repository
 
+# Of a large file: ranges of up to 4 MiB each, asked for while the first of them is worked on.
+_LOOK_AHEAD = 3
+# Small files, which lie beside each other in packs: some MiB together.
+_FILES_AHEAD = 64
 _UNKNOWN_HASH = bytes(bounds.BLOCK_HASH_BYTES)
+
+T = TypeVar("T")
 
 
 class SnapshotReader:
@@ -40,6 +51,8 @@ class SnapshotReader:
         self.body: Body = repository.manifest_body(manifest)
         self._packs = {(p.run, p.number): p for p in manifest.packs}
         self._ciphers: dict[tuple[str, int], Cipher] = {}
+        self._prefetcher = Prefetcher(repository.store)
+        self._headers_expected: set[str] = set()
         self._lock = threading.Lock()
         self._local = threading.local()
 
@@ -49,7 +62,7 @@ class SnapshotReader:
         :raises Damaged: a shard is missing, changed, swapped, or out of order.
         """
         last = b""
-        for i in range(len(self.body.shards)):
+        for i in self._ahead(range(len(self.body.shards)), lambda n: self._ranges(self.body.shards[n].blob)):
             table, found = self.shard(i)
             if i and found[0].path <= last:
                 raise Damaged(f"{self.manifest.name} shard {i}: does not follow the one before")
@@ -72,6 +85,22 @@ class SnapshotReader:
             raise Damaged(f"{what}: does not begin where the manifest says")
         return table, found
 
+    def expected(self, files: Iterable[TabledEntry]) -> Iterator[TabledEntry]:
+        """*files*, all of whose data will be read: a distant store is asked for them ahead, many at a time.
+
+        Files with maps of their own look ahead by themselves.
+        """
+        iterator = iter(files)
+        while batch := list(islice(iterator, _FILES_AHEAD)):
+            ranges: list[Range] = []
+            for file in batch:
+                what = file.entry.path.decode("utf-8", "replace")
+                with suppress(Damaged):  # said when the file is read
+                    for group in _groups(codec.decode_extents(file.entry.extents, what)):
+                        ranges += self._group_ranges(group, file.table, what)
+            self._prefetcher.expect(ranges)
+            yield from batch
+
     def data(self, file: TabledEntry) -> Iterator[tuple[int, memoryview | None, int]]:
         """The content of *file* in ascending order: offset, bytes (``None`` = hole) and length in bytes.
 
@@ -81,7 +110,7 @@ class SnapshotReader:
         expected = 0
         for extents, table, hashes in self._spans(file, what):
             checker = _BlockChecker(hashes, expected, file.entry.size, self.body.hash_key, what)
-            for extent, data in self.fetch(extents, table, what):
+            for extent, data in self.fetch(extents, table, what, ahead=bool(file.entry.maps)):
                 if extent.offset != expected:
                     raise Damaged(f"{what}: extent at {extent.offset} where {expected} was expected")
                 expected += extent.length
@@ -101,8 +130,8 @@ class SnapshotReader:
         pack, cipher, name = self._pack(ref.run, ref.pack)
         if ref.position + ref.sealed_bytes > pack.size:
             raise Damaged(f"{name}: a blob at {ref.position} lies beyond its end")
-        sealed = self.repository.store.get_range(name, ref.position, ref.sealed_bytes)
-        return self._open(cipher, kind, ref.position, memoryview(sealed), name)
+        sealed = self._prefetcher.take(name, ref.position, ref.sealed_bytes)
+        return self._open(cipher, kind, ref.position, sealed, name)
 
     def _spans(self, file: TabledEntry, what: str) -> Iterator[tuple[list[Extent], RunTable, bytes]]:
         """Per span of the file its extents, their run table, and its block hashes."""
@@ -110,7 +139,8 @@ class SnapshotReader:
         if not entry.maps:
             yield codec.decode_extents(entry.extents, what), file.table, entry.hashes
             return
-        for number in range(len(entry.maps) // codec.MAP_PAIR_BYTES):
+        spans = range(len(entry.maps) // codec.MAP_PAIR_BYTES)
+        for number in self._ahead(spans, lambda n: self._ranges(*self._map_refs(file, n))):
             yield self.span(file, number)
 
     def span(self, file: TabledEntry, number: int) -> tuple[list[Extent], RunTable, bytes]:
@@ -119,25 +149,26 @@ class SnapshotReader:
         :raises Damaged: missing or changed.
         """
         what = file.entry.path.decode("utf-8", "replace")
-        where_extents, where_hashes = file.entry.map_location(number)
-        raw = self.blob(BlobKind.EXTENTS, self._ref(where_extents, file.table, what))
-        table, extents = codec.decode_extents_blob(raw, what)
-        hashes = self.blob(BlobKind.HASHES, self._ref(where_hashes, file.table, what))
-        return extents, table, hashes
+        where_extents, where_hashes = self._map_refs(file, number)
+        table, extents = codec.decode_extents_blob(self.blob(BlobKind.EXTENTS, where_extents), what)
+        return extents, table, self.blob(BlobKind.HASHES, where_hashes)
 
     def fetch(
-        self, extents: Iterable[Extent], table: RunTable, what: str
+        self, extents: Iterable[Extent], table: RunTable, what: str, *, ahead: bool = False
     ) -> Iterator[tuple[Extent, memoryview | None]]:
         """The bytes of *extents*, neighbours in a pack fetched by one read, each blob opened once in a row."""
-        for group in _groups(extents):
+        groups = _groups(extents)
+        if ahead:
+            groups = self._ahead(groups, lambda group: self._group_ranges(group, table, what))
+        for group in groups:
             if group[0].hole:
                 yield group[0], None
                 continue
             pack, cipher, name = self._pack(table.run(group[0].run, what), group[0].pack)
-            start, end = group[0].position, max(e.position + e.sealed_bytes for e in group)
+            start, end = group[0].position, _end(group)
             if end > pack.size:
                 raise Damaged(f"{name}: extents of {what} lie beyond its end")
-            raw = memoryview(self.repository.store.get_range(name, start, end - start))
+            raw = self._prefetcher.take(name, start, end - start)
             opened: tuple[int, bytes] = (-1, b"")
             for e in group:
                 if opened[0] != e.position:
@@ -148,25 +179,66 @@ class SnapshotReader:
                     raise Damaged(f"{name}: blob at {e.position} is too short for {what}")
                 yield e, data
 
+    def _ahead(self, things: Iterable[T], ranges: Callable[[T], Iterable[Range]]) -> Iterator[T]:
+        """*things* in order; the ranges of the next few are asked for before they are needed."""
+        waiting: deque[T] = deque()
+        for thing in things:
+            self._prefetcher.expect(ranges(thing))
+            waiting.append(thing)
+            if len(waiting) > _LOOK_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _group_ranges(self, group: Sequence[Extent], table: RunTable, what: str) -> list[Range]:
+        """What :meth:`_fetch` will take for *group*."""
+        if group[0].hole:
+            return []
+        start = group[0].position
+        return self._ranges(BlobRef(table.run(group[0].run, what), group[0].pack, start, _end(group) - start))
+
+    def _ranges(self, *blobs: BlobRef) -> list[Range]:
+        """Where *blobs* lie; one that cannot be is left out: whoever reads it says what is wrong."""
+        found = []
+        for blob in blobs:
+            pack, end = self._packs.get((blob.run, blob.pack)), blob.position + blob.sealed_bytes
+            if pack is None or end > pack.size:
+                continue
+            name = self._name(pack)
+            found.append(Range(name, blob.position, end))
+            with self._lock:
+                if name not in self._headers_expected:
+                    self._headers_expected.add(name)
+                    found.append(Range(name, 0, HEADER_BYTES))
+        return found
+
+    def _name(self, pack: PackRef) -> str:
+        return str(pack.name(self.manifest.name.source))
+
     def _open(self, cipher: Cipher, kind: BlobKind, position: int, sealed: memoryview, name: str) -> bytes:
         decompressor: Decompressor | None = getattr(self._local, "decompressor", None)
         if decompressor is None:
             decompressor = self._local.decompressor = Decompressor()
         return decompressor.data(cipher.open(kind, position, sealed, name), name)
 
-    def _ref(self, location: Location, table: RunTable, what: str) -> BlobRef:
-        return BlobRef(table.run(location.run, what), location.pack, location.position, location.sealed_bytes)
+    def _map_refs(self, file: TabledEntry, number: int) -> tuple[BlobRef, BlobRef]:
+        """Where the extents and the hashes of span *number* lie."""
+        what = file.entry.path.decode("utf-8", "replace")
+        one, two = (
+            BlobRef(file.table.run(at.run, what), at.pack, at.position, at.sealed_bytes)
+            for at in file.entry.map_location(number)
+        )
+        return one, two
 
     def _pack(self, run: str, number: int) -> tuple[PackRef, Cipher, str]:
         key = (run, number)
         if key not in self._packs or run not in self.body.run_keys:
             raise Damaged(f"{self.manifest.name}: refers to pack {number} of run {run} without listing it")
         pack = self._packs[key]
-        name = str(pack.name(self.manifest.name.source))
+        name = self._name(pack)
         with self._lock:
             cipher = self._ciphers.get(key)
         if cipher is None:
-            header = Header.decode(self.repository.store.get_range(name, 0, HEADER_BYTES), PACK_MAGIC, name)
+            header = Header.decode(bytes(self._prefetcher.take(name, 0, HEADER_BYTES)), PACK_MAGIC, name)
             if (header.run, header.number) != key:
                 envelope.mismatch(name)
             cipher = Cipher(header, pack_key(header, self.body.run_keys[run]))
@@ -251,3 +323,7 @@ def _groups(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
         end = max(end, e.position + e.sealed_bytes)
     if group:
         yield group
+
+
+def _end(group: Iterable[Extent]) -> int:
+    return max(e.position + e.sealed_bytes for e in group)
