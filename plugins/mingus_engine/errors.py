@@ -95,6 +95,10 @@ class ParentDamaged(MingusError):
     exit_code = 6
     hint = "the next try builds on another snapshot or stores everything again; verify this repository"
 
+    def __init__(self, message: str, *, snapshot: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.snapshot = snapshot
+
 
 class ObjectRemoved(MingusError):
     """The snapshot was removed (or is planned for removal) by a cleaner while it was read."""

@@ -204,6 +204,7 @@ class SourceSettings:
     :param transport: ``local`` reads the data directory, ``replication`` uses ``BASE_BACKUP``.
     :param data_directory: of a ``local`` source; empty = asked from the server.
     :param repository: the first repository; ``ship_to`` the chain of others, in order.
+    :param full_every_days: an incremental backup that finds its chain this old takes a full one instead.
     :param compression_level: zstd; 1 is fastest, 3 stores some percent less.
     :param bin_directory: directory of PostgreSQL's programs for restore tests; empty = found by version.
     """
@@ -218,6 +219,7 @@ class SourceSettings:
     ship_to: tuple[str, ...] = ()
     workers: int = bounds.WORKERS_DEFAULT
     compression_level: int = 1
+    full_every_days: int = 7
     verify_page_checksums: bool = True
     max_rate_bytes_per_s: int = 0
     predicates: tuple[Predicate, ...] = ()
@@ -452,10 +454,9 @@ def _check(settings: Settings, where: str) -> None:
                 settings.repository(name)
         if not settings.repositories:
             raise SettingsError(f"{where}: source {source.id!r} has no repository to go to")
-        if not 1 <= source.workers <= 64:
-            raise SettingsError(f"{where}: workers of source {source.id!r} must be 1 to 64")
-        if not 1 <= source.compression_level <= 19:
-            raise SettingsError(f"{where}: compression_level of source {source.id!r} must be 1 to 19")
+        for key, least, most in (("workers", 1, 64), ("compression_level", 1, 19), ("full_every_days", 1, 366)):
+            if not least <= getattr(source, key) <= most:
+                raise SettingsError(f"{where}: {key} of source {source.id!r} must be {least} to {most}")
         if _SLOT.fullmatch(source.wal_slot) is None:
             raise SettingsError(f"{where}: wal.slot of source {source.id!r} must be [a-z0-9_]{{1,63}}")
         if source.wal.slice_interval_s <= 0 or source.wal.idle_sample_s <= 0 or source.wal.busy_lag_max_bytes < 0:

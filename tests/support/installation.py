@@ -146,9 +146,9 @@ class Installation:
         """A context that notes what is logged; ``values`` as for ``JobContext``."""
         return JobContext(**{"log": self.messages.append, "provenance": {"host": "test"}, **values})
 
-    def back_up(self, **context: Any) -> BackUpReport:
+    def back_up(self, *, incremental: bool = False, **context: Any) -> BackUpReport:
         """Back up the source."""
-        return back_up(self.settings, SOURCE, context=self.context(**context))
+        return back_up(self.settings, SOURCE, context=self.context(**context), incremental=incremental)
 
     def ship(self, origin: str = FIRST, destination: str = SECOND, **context: Any) -> ShipReport:
         """Ship all snapshots."""

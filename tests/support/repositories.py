@@ -18,11 +18,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from blake3 import blake3
-
 from mingus_engine import bounds
 from mingus_engine.codec import shards
-from mingus_engine.codec.containers import BlobKind
 from mingus_engine.codec.entries import RunTable
 from mingus_engine.jobs import wal
 from mingus_engine.jobs.context import JobContext
@@ -31,7 +28,7 @@ from mingus_engine.jobs.pipeline import Pipeline
 from mingus_engine.repository import envelope, manifests, resume, runs, writer
 from mingus_engine.repository import repository as repositories
 from mingus_engine.repository.envelope import Signer
-from mingus_engine.repository.manifests import Body, LogRef, Manifest, ShardRef
+from mingus_engine.repository.manifests import Body, LogRef, Manifest
 from mingus_engine.repository.objects import put_object
 from mingus_engine.repository.packs import PackRef
 from mingus_engine.repository.parent import ParentSnapshot
@@ -269,8 +266,7 @@ def store_tree(
         pipeline.process(tree.items(), workers)
         found = []
         for first, raw in shards.cut(entries.drain(), run.keys.hash_key, cut_bits):
-            ref = run.packs.append(BlobKind.SHARD, raw)
-            found.append(ShardRef(first, ref, blake3(raw, key=run.keys.hash_key).digest()))
+            found.append(pipeline.storing.put_shard(first, raw))
         run.packs.flush()
         adopted = pipeline.storing.adopted
         keys = {p.run: key for p, key in adopted.items()}

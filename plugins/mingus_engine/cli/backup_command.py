@@ -1,4 +1,4 @@
-"""``backup``: take a full backup of a source."""
+"""``backup``: back up a source, in full or what changed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from mingus_engine.cli.session import Session
 def add(commands: Subparsers) -> None:
     """The parser."""
     parser = command(
-        commands, "backup", "take a full backup of a source", run,
-        more="It goes to the first reachable repository of the source's chain.",
+        commands, "backup", "back up a source", run,
+        more="It goes to the first reachable repository of the source's chain. Either kind restores by itself.",
     )  # fmt: skip
     parser.add_argument("source", metavar="SOURCE", help="its id in the settings")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--full", action="store_true", help="store everything again (default)")
+    kinds.add_argument(
+        "--incremental", action="store_true",
+        help="store what changed since the newest snapshot; everything where there is none to build on",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, session: Session) -> int:
@@ -24,18 +30,22 @@ def run(args: argparse.Namespace, session: Session) -> int:
     session.settings.source(args.source)
     from mingus_engine.jobs.back_up import back_up
 
-    report = session.run(lambda context: back_up(session.settings, args.source, context=context))
+    report = session.run(
+        lambda context: back_up(session.settings, args.source, context=context, incremental=args.incremental)
+    )
     console = session.console
+    built_on = f"{report.parent}, by {report.method}, {report.depth} since the full" if report.parent else ""
     console.document(report.as_dict())
     console.lines(
         output.fields((
             ("snapshot", report.snapshot),
             ("kind", report.kind),
+            *([("built on", built_on)] if built_on else []),
             ("repository", report.repository),
             ("files", output.number(report.files)),
             ("read", output.size(report.bytes_read)),
             ("stored", f"{output.size(report.bytes_stored)} (ratio {report.ratio:.2f})"),
-            *([("reused", f"{output.size(report.bytes_reused)} of an interrupted run")] if report.bytes_reused else []),
+            *([("reused", output.size(report.bytes_reused))] if report.bytes_reused else []),
             ("WAL", output.size(report.wal_bytes)),
             ("LSN", f"{report.start_lsn} to {report.stop_lsn}, timeline {report.timeline}"),
             ("duration", output.duration(report.duration_s)),
@@ -45,6 +55,8 @@ def run(args: argparse.Namespace, session: Session) -> int:
     if report.checks:
         console.line()
         console.lines(check_lines(report.checks))
+    for reason in report.reasons:
+        console.note(reason if report.parent else f"full because: {reason}")
     if report.flagged:
         console.warn(f"snapshot {report.snapshot} is flagged: a check failed while it was taken")
     console.note(f"not proven yet: `mingus verify {args.source}` restores it and checks")

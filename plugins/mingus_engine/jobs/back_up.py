@@ -1,8 +1,8 @@
 """``back_up``: read a source once, seal it, store it, commit it.
 
-The phases, in this order: open the repository → begin the run → take in what dead runs left → open the source → read
-and store (WAL beside it) → let the source finish → prove the WAL → cut and store shards → flush packs → manifest →
-end of the run.
+The phases, in this order: open the repository → begin the run → take in what dead runs left → open the source, which
+asks for the parent of an incremental → read and store (WAL beside it) → let the source finish → prove the WAL → cut and
+store shards → flush packs → manifest → end of the run.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
-
-from blake3 import blake3
 
 from mingus_engine import lsn as lsns
 from mingus_engine.codec import shards
-from mingus_engine.codec.containers import BlobKind
 from mingus_engine.codec.entries import RunTable
-from mingus_engine.errors import BackupBroken
+from mingus_engine.errors import BackupBroken, ParentDamaged
 from mingus_engine.jobs import places, wal
+from mingus_engine.jobs.choosing import ParentChooser
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.entry_sorter import EntrySorter
 from mingus_engine.jobs.made_items import made_items
 from mingus_engine.jobs.pipeline import Pipeline
 from mingus_engine.repository import resume, runs, writer
 from mingus_engine.repository.manifests import Body, LogRef, Manifest, ShardRef
-from mingus_engine.repository.repository import Repository
+from mingus_engine.repository.packs import PackRef
+from mingus_engine.repository.parent import ParentSnapshot
+from mingus_engine.repository.repository import utc_now
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources import postgres
-from mingus_engine.sources.base import Finished, Item
+from mingus_engine.sources.base import Finished, Item, no_parent
 from mingus_engine.sources.postgres.backup import PostgresBackup
 
 # 2^8 entries of some 250 bytes and their maps: shards of a database near the target of 128 KiB (DESIGN §4).
@@ -40,15 +41,26 @@ _POSTGRES_CUT_BITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class BackUpReport(Report):
-    """What was backed up. Sizes in bytes; ``ratio`` = read / stored."""
+    """What was backed up. Sizes in bytes; ``ratio`` = read / stored.
+
+    :param parent: ULID of the snapshot that an incremental was built on; ``depth``: how many were since the full.
+    :param method: how an incremental found out what changed. :param reasons: why not the newest snapshot was built on,
+        why by another method than the best, or why a full was taken although an incremental was asked for.
+    :param bytes_read: what the files hold; ``bytes_given``: what of it came from the source.
+    """
 
     repository: str
     snapshot: str
     kind: str
+    parent: str | None
+    method: str | None
+    reasons: list[str]
+    depth: int
     flagged: bool
     checks: list[dict[str, Any]]
     files: int
     bytes_read: int
+    bytes_given: int
     bytes_stored: int
     bytes_reused: int
     ratio: float
@@ -59,12 +71,35 @@ class BackUpReport(Report):
     run: str
 
 
-def back_up(settings: Settings, source_id: str, *, context: JobContext) -> BackUpReport:
-    """Take a full backup of *source_id* into the first reachable repository of its chain.
+def back_up(settings: Settings, source_id: str, *, context: JobContext, incremental: bool = False) -> BackUpReport:
+    """Back up *source_id* into the first reachable repository of its chain.
 
+    :param incremental: build on the newest snapshot that may be built on; when there is none, a full backup is taken
+        and the report says why. Either restores by itself, in one pass.
     :raises MingusError: nothing was committed; what was stored is used by the next try.
     """
     clock = Stopwatch()
+    avoid: list[str] = []
+    while True:
+        try:
+            return _attempt(settings, source_id, context, clock, incremental=incremental, avoid=avoid)
+        except ParentDamaged as error:
+            # The next run takes in what this one stored, so nothing is stored twice.
+            context.log(f"{error.message}; begins again without it")
+            if not error.snapshot or error.snapshot in avoid:
+                raise
+            avoid.append(error.snapshot)
+
+
+def _attempt(
+    settings: Settings,
+    source_id: str,
+    context: JobContext,
+    clock: Stopwatch,
+    *,
+    incremental: bool,
+    avoid: list[str],
+) -> BackUpReport:
     source = settings.source(source_id)
     with ExitStack() as stack:
         repository = stack.enter_context(places.first_reachable(settings, source_id, context))
@@ -75,34 +110,44 @@ def back_up(settings: Settings, source_id: str, *, context: JobContext) -> BackU
         stack.callback(run.close)
         for damaged in run.state.damaged.values():
             context.log(f"not built upon: {damaged}")
-        job = _BackUp(settings, source, repository, run, context)
+        generation = timedelta(days=source.full_every_days)
+        chooser = ParentChooser(run, context, generation=generation, avoid=avoid) if incremental else None
+        job = _BackUp(settings, source, run, context, chooser)
         manifest, finished = job.run(stack)
     return job.report(manifest, finished, clock.seconds)
 
 
 class _BackUp:
     def __init__(
-        self, settings: Settings, source: SourceSettings, repository: Repository, run: WriteRun, context: JobContext
+        self,
+        settings: Settings,
+        source: SourceSettings,
+        run: WriteRun,
+        context: JobContext,
+        chooser: ParentChooser | None,
     ) -> None:
-        self._settings, self._source, self._repository = settings, source, repository
-        self._run, self._context = run, context
+        self._settings, self._source, self._repository = settings, source, run.repository
+        self._run, self._context, self._chooser = run, context, chooser
         self._table = RunTable([run.run])
         self._shards: list[ShardRef] = []
+        self._descended: dict[str, Any] = {}
         self._wal_bytes = 0
 
     def run(self, stack: ExitStack) -> tuple[Manifest, Finished]:
         """The phases; see the module."""
         context, run = self._context, self._run
-        blocks = resume.stored_blocks(run)
+        blocks = resume.stored_blocks(run, since=utc_now() - timedelta(days=self._source.full_every_days))
         stack.callback(blocks.close)
         for dead in blocks.run_keys:
             self._table.index(dead)
         entries = EntrySorter(self._table, self._settings.spool_path)
         stack.callback(entries.close)
-        pipeline = self._pipeline = Pipeline(run, entries, self._table, blocks, context)
 
-        backup = postgres.open_backup(self._source, label=f"mingus {run.run}", cancel=context.cancel)
+        backup = postgres.open_backup(
+            self._source, label=f"mingus {run.run}", cancel=context.cancel, choose_parent=self._chooser or no_parent
+        )
         stack.callback(backup.close)
+        pipeline = self._pipeline = Pipeline(run, entries, self._table, blocks, context, parent=self._parent)
         archiver = _Archiver(self, backup)
         pipeline.total_bytes = backup.expected_bytes()
         try:
@@ -133,25 +178,24 @@ class _BackUp:
         )  # fmt: skip
 
     def _store_shards(self, entries: EntrySorter) -> None:
-        hash_key = self._run.keys.hash_key
-        for first, raw in shards.cut(entries.drain(), hash_key, _POSTGRES_CUT_BITS):
-            ref = self._run.packs.append(BlobKind.SHARD, raw)
-            self._shards.append(ShardRef(first, ref, blake3(raw, key=hash_key).digest()))
+        for first, raw in shards.cut(entries.drain(), self._run.keys.hash_key, _POSTGRES_CUT_BITS):
+            self._shards.append(self._pipeline.storing.put_shard(first, raw))
         self._run.packs.flush()
 
     def _commit(self, backup: PostgresBackup, finished: Finished, logs: list[LogRef]) -> Manifest:
         run, pipeline = self._run, self._pipeline
         packs = [*run.packs.refs, *pipeline.storing.adopted]
-        run.adopted.update(p.run for p in pipeline.storing.adopted)
+        self._adopt()
         run_keys = {run.run: run.keys.run_key}
         run_keys.update({p.run: key for p, key in pipeline.storing.adopted.items()})
         for log in logs:
             if log.run not in run_keys:
                 run_keys[log.run] = self._repository.log_key(run.source, log.run)
+        self._descended = self._descent(backup, finished)
         body = Body(
-            facts=finished.facts,
+            facts={**finished.facts, "backup": self._descended},
             checks=[check.as_dict() for check in finished.checks],
-            statistics=self._statistics(),
+            statistics={**self._statistics(), "pack_live": self._live(packs)},
             provenance=run.provenance,
             run_keys=run_keys,
             hash_key=run.keys.hash_key,
@@ -159,11 +203,58 @@ class _BackUp:
             shards=self._shards,
         )
         manifest = run.commit(
-            kind="postgres full", position=backup.stop_lsn, flagged=not all(c.ok for c in finished.checks),
+            kind=self.kind, position=backup.stop_lsn, flagged=not all(c.ok for c in finished.checks),
             packs=packs, logs=logs, body=body,
         )  # fmt: skip
         run.end([str(manifest.name)])
         return manifest
+
+    @property
+    def kind(self) -> str:
+        """As in the manifest."""
+        return "postgres incremental" if self._parent is not None else "postgres full"
+
+    def _adopt(self) -> None:
+        """Remember whose objects are counted on, for the fences that are listed after the manifest was put.
+
+        A fence that the look showed is no reason to refuse: a settled parent refers to what that run put, so no cleaner
+        deletes it. A new one is.
+        """
+        run, parent = self._run, self._parent
+        for pack in self._pipeline.storing.adopted:
+            put_by = pack.putting_run or pack.run
+            if parent is None or not parent.holds(pack) or put_by not in run.state.fences:
+                run.adopted.add(put_by)
+
+    def _live(self, packs: list[PackRef]) -> list[list[int]]:
+        """Per pack in the manifest's order: bytes of files that this snapshot needs of it, and that it held once."""
+        live = self._pipeline.storing.live
+        held = self._chooser.held if self._chooser else {}
+        return [[n := live[p.run, p.number], max(n, held.get((p.run, p.number), 0))] for p in sorted(packs)]
+
+    def _descent(self, backup: PostgresBackup, finished: Finished) -> dict[str, Any]:
+        """Facts about what the snapshot was built on."""
+        generation = {"run": self._run.run, "started_at": finished.facts["started_at"]}
+        if self._parent is None:
+            return {"kind": "full", "depth": 0, "generation": generation, "reasons": self._reasons(backup)}
+        facts = self._parent.facts
+        then = facts.get("backup", {})
+        return {
+            "kind": "incremental",
+            "parent": self._parent.snapshot,
+            "parent_digest": self._parent.digest,
+            "depth": int(then.get("depth", 0)) + 1,
+            "generation": then.get("generation") or {"run": self._parent.run, "started_at": facts["started_at"]},
+            "method": backup.method,
+            "reasons": self._reasons(backup),
+        }
+
+    def _reasons(self, backup: PostgresBackup) -> list[str]:
+        return [*(self._chooser.reasons if self._chooser else ()), *backup.notes]
+
+    @property
+    def _parent(self) -> ParentSnapshot | None:
+        return self._chooser.parent if self._chooser else None
 
     def _statistics(self) -> dict[str, int]:
         counters, stored = self._pipeline.counters, self._run.packs.statistics
@@ -171,6 +262,7 @@ class _BackUp:
             "files": counters.files,
             "vanished": counters.vanished,
             "read_bytes": counters.read_bytes,
+            "given_bytes": counters.given_bytes,
             "reused_bytes": self._pipeline.storing.reused_bytes,
             "stored_bytes": stored.sealed_bytes,
             "blobs": stored.blobs,
@@ -179,7 +271,7 @@ class _BackUp:
 
     def report(self, manifest: Manifest, finished: Finished, seconds: float) -> BackUpReport:
         """The job's report."""
-        s = self._statistics()
+        s, descent = self._statistics(), self._descended
         return BackUpReport(
             job="back up",
             source=self._run.source,
@@ -187,10 +279,15 @@ class _BackUp:
             repository=self._repository.name,
             snapshot=manifest.ulid,
             kind=manifest.kind,
+            parent=descent.get("parent"),
+            method=descent.get("method"),
+            reasons=descent["reasons"],
+            depth=descent["depth"],
             flagged=manifest.flagged,
             checks=[check.as_dict() for check in finished.checks],
             files=s["files"],
             bytes_read=s["read_bytes"],
+            bytes_given=s["given_bytes"],
             bytes_stored=s["stored_bytes"],
             bytes_reused=s["reused_bytes"],
             ratio=round(s["read_bytes"] / s["stored_bytes"], 3) if s["stored_bytes"] else 0.0,

@@ -22,6 +22,13 @@ from mingus_engine.sources.base import SourceFile
 
 #: Stores a blob of the tree and says where it lies.
 PutBlob = Callable[[BlobKind, bytes], BlobRef]
+#: Path, number of the span, extents blob, hashes → where either is stored already.
+FindSpan = Callable[[bytes, int, bytes, bytes], tuple[BlobRef | None, BlobRef | None]]
+
+
+def nowhere(path: bytes, number: int, blob: bytes, hashes: bytes) -> tuple[None, None]:  # noqa: ARG001 - a FindSpan
+    """For a snapshot without a parent."""
+    return None, None
 
 
 @dataclass
@@ -58,7 +65,7 @@ class FileMap:
             self.vanished = True
             return self._done()
 
-    def entry(self, table: RunTable, put: PutBlob) -> Entry | None:
+    def entry(self, table: RunTable, put: PutBlob, find: FindSpan = nowhere) -> Entry | None:
         """The finished entry, ``None`` if the file has vanished.
 
         A file that ended early while it was read is cut at the first byte that could not be read.
@@ -75,10 +82,9 @@ class FileMap:
             hashes += more_hashes
             size += length
         f = self.file
-        what = f.path.decode("utf-8", "replace")
         maps = b""
         if size > bounds.MAP_SPAN_BYTES or len(extents) + len(hashes) > bounds.ENTRY_INLINE_MAX_BYTES:
-            maps = _put_maps(bytes(extents), bytes(hashes), table, put, what)
+            maps = _put_maps(f.path, (bytes(extents), bytes(hashes)), table, put, find)
             extents, hashes = bytearray(), bytearray()
         return Entry(
             path=f.path, kind=f.kind, mode=f.mode, uid=f.uid, gid=f.gid, mtime_ns=f.mtime_ns, size=size,
@@ -99,8 +105,10 @@ def _cut_at_spans(extent: Extent) -> Iterator[Extent]:
     yield extent
 
 
-def _put_maps(extents: bytes, hashes: bytes, table: RunTable, put: PutBlob, what: str) -> bytes:
-    """Store the map in pairs of blobs, one pair per 64 MiB of the file; their encoded locations."""
+def _put_maps(path: bytes, whole: tuple[bytes, bytes], table: RunTable, put: PutBlob, find: FindSpan) -> bytes:
+    """Store the map (extents, hashes) in pairs of blobs, one pair per 64 MiB of the file; their encoded locations."""
+    extents, hashes = whole
+    what = path.decode("utf-8", "replace")
     spans: dict[int, list[Extent]] = {}
     for extent in decode_extents(extents, what):
         for part in _cut_at_spans(extent):
@@ -109,9 +117,11 @@ def _put_maps(extents: bytes, hashes: bytes, table: RunTable, put: PutBlob, what
     maps = bytearray()
     for span, found in sorted(spans.items()):
         blob = encode_extents_blob(encode_extents(found), table, what)
+        span_hashes = hashes[span * per_span : (span + 1) * per_span]
+        known_extents, known_hashes = find(path, span, blob, span_hashes)
         for ref in (
-            put(BlobKind.EXTENTS, blob),
-            put(BlobKind.HASHES, hashes[span * per_span : (span + 1) * per_span]),
+            known_extents or put(BlobKind.EXTENTS, blob),
+            known_hashes or put(BlobKind.HASHES, span_hashes),
         ):
             maps += LOCATION.pack(table.index(ref.run), 0, ref.pack, ref.position, ref.sealed_bytes)
     return bytes(maps)

@@ -119,7 +119,7 @@ class Pipeline:
         self._context.progress("back up", done, self.total_bytes, item.file.path.decode("utf-8", "replace"))
 
     def _finish(self, file_map: FileMap) -> None:
-        entry = file_map.entry(self._table, self._run.packs.append)
+        entry = file_map.entry(self._table, self._run.packs.append, self.storing.find_span)
         if entry is not None:
             self._entries.add(entry)
         with self._lock:

@@ -18,8 +18,9 @@ from blake3 import blake3
 from mingus_engine import bounds
 from mingus_engine.codec.containers import BlobKind
 from mingus_engine.codec.directories import Segment
-from mingus_engine.codec.entries import Extent, RunTable
+from mingus_engine.codec.entries import BlobRef, Extent, RunTable
 from mingus_engine.errors import SourceError
+from mingus_engine.repository.manifests import ShardRef
 from mingus_engine.repository.packs import PackRef
 from mingus_engine.repository.parent import ParentSnapshot, cut_places
 from mingus_engine.repository.resume import StoredBlocks
@@ -106,7 +107,26 @@ class Storing:
         self._put_loose(slab)
         return self._finished(slab)
 
-    def adopt(self, pack: PackRef, source: Stored) -> None:
+    def find_span(self, path: bytes, number: int, blob: bytes, hashes: bytes) -> tuple[BlobRef | None, BlobRef | None]:
+        """A ``file_map.FindSpan``: what did not change of the map of a large file is referred to."""
+        if self._parent is None:
+            return None, None
+        found = self._parent.same_span(path, number, blob, hashes)
+        for ref in found:
+            if ref is not None:
+                self._adopt(self._parent.pack(ref.run, ref.pack), self._parent)
+        return found
+
+    def put_shard(self, first_path: bytes, raw: bytes) -> ShardRef:
+        """Store a shard, or refer to the parent's if it is the same."""
+        digest = blake3(raw, key=self._run.keys.hash_key).digest()
+        known = self._parent.same_shard(first_path, digest) if self._parent is not None else None
+        if known is None or self._parent is None:
+            return ShardRef(first_path, self._run.packs.append(BlobKind.SHARD, raw), digest)
+        self._adopt(self._parent.pack(known.blob.run, known.blob.pack), self._parent)
+        return known
+
+    def _adopt(self, pack: PackRef, source: Stored) -> None:
         """Something of *pack* is referred to."""
         with self._lock:
             self.adopted[pack] = source.run_keys[pack.run]
@@ -222,7 +242,7 @@ class Storing:
             pack = source.pack(place.blob.run, place.blob.pack)
             if pack not in slab.adopted:
                 slab.adopted.add(pack)
-                self.adopt(pack, source)
+                self._adopt(pack, source)
 
     def _finished(self, slab: _Slab) -> Piece:
         extents = _merged(sorted(slab.extents))

@@ -20,7 +20,8 @@ from mingus_engine import bounds
 from mingus_engine.codec import entries as codec
 from mingus_engine.codec.entries import BlobRef, Entry, Extent, RunTable
 from mingus_engine.codec.shards import TabledEntry
-from mingus_engine.errors import ObjectMissing, ParentDamaged
+from mingus_engine.errors import Damaged, ParentDamaged
+from mingus_engine.repository.manifests import ShardRef
 from mingus_engine.repository.packs import PackRef
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.repository.stored import UNKNOWN_HASH, Place, StoredBlock
@@ -67,6 +68,20 @@ class ParentSnapshot:
     def snapshot(self) -> str:
         """Its ULID."""
         return self._reader.manifest.ulid
+
+    @property
+    def run(self) -> str:
+        """The run that made it."""
+        return self._reader.manifest.run
+
+    @property
+    def digest(self) -> str:
+        """The content digest of its manifest."""
+        return self._reader.manifest.digest
+
+    def holds(self, pack: PackRef) -> bool:
+        """Whether *pack* is one of its packs."""
+        return self._packs.get((pack.run, pack.number)) == pack
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -162,10 +177,35 @@ class ParentSnapshot:
 
     def usable(self, place: Place) -> bool:
         """Whether a new snapshot may refer to *place*."""
-        if place.blob is None:
-            return True
-        number = place.blob.run, place.blob.pack
+        return place.blob is None or self._usable(place.blob)
+
+    def _usable(self, blob: BlobRef) -> bool:
+        number = blob.run, blob.pack
         return number not in self._refused and number not in self._sparse
+
+    def same_shard(self, first_path: bytes, digest: bytes) -> ShardRef | None:
+        """The shard of this content, if the parent has it where it may be built on."""
+        number = bisect.bisect_left(self._first_paths, first_path)
+        if number == len(self._first_paths) or self._first_paths[number] != first_path:
+            return None
+        shard = self._reader.body.shards[number]
+        return shard if shard.digest == digest and self._usable(shard.blob) else None
+
+    def same_span(self, path: bytes, number: int, blob: bytes, hashes: bytes) -> tuple[BlobRef | None, BlobRef | None]:
+        """Of span *number* of a file: where the parent holds this extents blob and these hashes, each if it does.
+
+        :raises ParentDamaged: unreadable.
+        """
+        file = self.entry(path)
+        if file is None or number >= len(file.entry.maps) // codec.MAP_PAIR_BYTES:
+            return None, None
+        with self._believed():
+            extents, table, known = self._span(file, number)
+            refs = [BlobRef(file.table.run(at.run, "maps"), *at[1:]) for at in file.entry.map_location(number)]
+        # An extents blob is made from its extents in one way only.
+        same = (codec.encode_extents_blob(codec.encode_extents(extents), table, "maps") == blob, known == hashes)
+        one, other = (ref if equal and self._usable(ref) else None for ref, equal in zip(refs, same, strict=True))
+        return one, other
 
     def read(self, path: bytes, places: list[Place]) -> Iterator[tuple[int, memoryview | None]]:
         """The bytes of *places* of a file, by offset; ``None`` = zeros. :raises ParentDamaged: unreadable."""
@@ -183,7 +223,8 @@ class ParentSnapshot:
     def pack(self, run: str, number: int) -> PackRef:
         """The pack of a place. :raises ParentDamaged: it is not one of the manifest's."""
         if (run, number) not in self._packs:
-            raise ParentDamaged(f"snapshot {self.snapshot} refers to pack {number} of run {run} without listing it")
+            what = f"snapshot {self.snapshot} refers to pack {number} of run {run} without listing it"
+            raise ParentDamaged(what, snapshot=self.snapshot)
         return self._packs[run, number]
 
     def _span(self, file: TabledEntry, number: int) -> tuple[list[Extent], RunTable, bytes]:
@@ -197,8 +238,18 @@ class ParentSnapshot:
     def _believed(self) -> Iterator[None]:
         try:
             yield
-        except (*UNUSABLE, ObjectMissing, IndexError) as error:
-            raise ParentDamaged(f"snapshot {self.snapshot}: {error}") from error
+        except UNUSABLE as error:
+            raise ParentDamaged(f"snapshot {self.snapshot}: {error}", snapshot=self.snapshot) from error
+
+
+def lacking(reader: SnapshotReader) -> list[str]:
+    """Stored names of packs of a snapshot that are not there with their sizes, by listing."""
+    manifest = reader.manifest
+    wanted = {str(p.name(manifest.name.source)): p.size for p in manifest.packs}
+    found: dict[str, int] = {}
+    for prefix in sorted({name.rpartition("/")[0] + "/" for name in wanted}):
+        found.update((info.name, info.size) for info in reader.repository.store.list(prefix))
+    return [name for name, size in wanted.items() if found.get(name) != size]
 
 
 class _Kept(Generic[V]):
@@ -224,7 +275,7 @@ class _Kept(Generic[V]):
 
 
 def _cut(extents: list[Extent], table: RunTable, begin: int, end: int, path: bytes) -> Iterator[Place]:
-    """The places of bytes *begin* to *end*. :raises ParentDamaged: the extents do not cover them."""
+    """The places of bytes *begin* to *end*. :raises Damaged: the extents do not cover them."""
     at = begin
     for e in extents[max(0, bisect.bisect_right(extents, begin, key=lambda e: e.offset) - 1) :]:
         if e.offset >= end:
@@ -240,7 +291,7 @@ def _cut(extents: list[Extent], table: RunTable, begin: int, end: int, path: byt
             blob = BlobRef(table.run(e.run, "extents"), e.pack, e.position, e.sealed_bytes)
             yield Place(e.offset + skipped, length, blob, e.blob_offset + skipped)
     if at != end:
-        raise ParentDamaged(f"{path.decode('utf-8', 'replace')}: its extents do not cover bytes {begin} to {end}")
+        raise Damaged(f"{path.decode('utf-8', 'replace')}: its extents do not cover bytes {begin} to {end}")
 
 
 def _within(places: list[Place], first: int, begin: int, end: int) -> tuple[int, tuple[Place, ...]]:

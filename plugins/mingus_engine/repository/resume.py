@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from datetime import datetime
 
 from blake3 import blake3
 
-from mingus_engine import bounds
+from mingus_engine import bounds, ulids
 from mingus_engine.codec import directories
 from mingus_engine.codec.blobs import Decompressor
 from mingus_engine.codec.containers import (
@@ -107,14 +108,16 @@ class StoredBlocks:
         return blake3(path, key=self._hash_key).digest(length=16)
 
 
-def stored_blocks(run: WriteRun) -> StoredBlocks:
+def stored_blocks(run: WriteRun, since: datetime | None = None) -> StoredBlocks:
     """What dead runs of the source left that may be built on: not planned, not fenced, with this source's hash key.
 
+    :param since: runs that were started before are too old.
     A pack or start that is damaged is passed over: what it held is stored again.
     """
     blocks = StoredBlocks(run.keys.hash_key)
     for dead in open_runs(run.repository, run.source):
-        if dead == run.run or state.fences_on(run.repository, run.source, dead):
+        too_old = since is not None and ulids.made_at(dead) < since
+        if dead == run.run or too_old or state.fences_on(run.repository, run.source, dead):
             continue
         try:
             start = names.RunName(run.source, dead, "start")

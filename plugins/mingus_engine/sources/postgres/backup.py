@@ -41,11 +41,13 @@ class PostgresBackup(abc.ABC):
     thread of its own, while ``items`` are read; it ends by itself after ``finish``. Not for use after ``close``.
 
     :ivar start_lsn, timeline: where recovery from this backup begins.
+    :ivar method: how an incremental finds out what changed. :ivar notes: why not by another way.
     :ivar parent: what an incremental builds on, ``None`` = a full backup.
     :ivar stop_lsn: where it is consistent; 0 until ``finish``.
     """
 
     transport: str
+    method = "compared blocks"
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class PostgresBackup(abc.ABC):
         self.conn = settings.connection
         self.label = label
         self.cancel = cancel
+        self.notes: list[str] = []
         self.start_lsn = self.stop_lsn = self.timeline = 0
         self._closing = contextlib.ExitStack()
         try:
