@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from mingus_engine.jobs import places
+from mingus_engine.jobs.archive_wal import ArchiveWalReport, archive_wal
 from mingus_engine.jobs.back_up import BackUpReport, back_up
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.initialise import initialise
@@ -153,6 +154,12 @@ class Installation:
     def ship(self, origin: str = FIRST, destination: str = SECOND, **context: Any) -> ShipReport:
         """Ship all snapshots."""
         return ship(self.settings, SOURCE, origin=origin, destination=destination, context=self.context(**context))
+
+    def archive_wal(
+        self, *, canary: bool | None = None, ship: bool = True, context: Mapping[str, Any] | None = None
+    ) -> ArchiveWalReport:
+        """Archive the source's log up to now."""
+        return archive_wal(self.settings, SOURCE, context=self.context(**(context or {})), canary=canary, ship=ship)
 
     def verify(
         self, level: str = "L2", repository: str = FIRST, snapshot: str | None = None, **context: Any

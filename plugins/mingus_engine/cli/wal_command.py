@@ -2,10 +2,73 @@
 
 from __future__ import annotations
 
-from mingus_engine.cli.arguments import Parser, Subparsers
+import argparse
+from typing import TYPE_CHECKING
+
+from mingus_engine.cli import output
+from mingus_engine.cli.arguments import Parser, Subparsers, command
+from mingus_engine.cli.session import Failed, Session
+from mingus_engine.errors import MingusError
+
+if TYPE_CHECKING:
+    from mingus_engine.jobs.archive_wal import ArchiveWalReport
 
 
 def add(commands: Subparsers) -> None:
     """The parsers."""
     top = commands.add_parser("wal", help="archive write-ahead log: the way to lose seconds, not a day")
-    top.add_subparsers(metavar="COMMAND", required=True, title="commands", parser_class=Parser)
+    verbs = top.add_subparsers(metavar="COMMAND", required=True, title="commands", parser_class=Parser)
+    archive = command(
+        verbs, "archive", "archive a source's log up to now, ship it, and find a marker in every copy", run_archive,
+        more="Makes the replication slot that holds the log until it is stored.",
+    )  # fmt: skip
+    archive.set_defaults(command="wal archive")
+    archive.add_argument("source", metavar="SOURCE", help="its id in the settings")
+    archive.add_argument("--no-canary", action="store_true", help="write no marker into the log")
+    archive.add_argument("--no-ship", action="store_true", help="store it in the first reachable repository only")
+
+
+def run_archive(args: argparse.Namespace, session: Session) -> int:
+    """Run ``wal archive``."""
+    from mingus_engine.jobs.archive_wal import archive_wal, refuse_incomplete
+
+    canary = False if args.no_canary else None
+    report = session.run(
+        lambda context: archive_wal(
+            session.settings, args.source, context=context, canary=canary, ship=not args.no_ship
+        )
+    )
+    _show(session, report)
+    try:
+        refuse_incomplete(report)
+    except MingusError as error:
+        raise Failed(error, report.as_dict()) from None
+    session.console.document(report.as_dict())
+    return 0
+
+
+def _show(session: Session, report: ArchiveWalReport) -> None:
+    console = session.console
+    for gap in report.gaps:
+        console.warn(f"GAP of {output.size(gap['bytes'])} from {gap['from']} to {gap['to']}: {gap['why']}")
+    console.lines(
+        output.fields((
+            ("archived to", f"{report.archived_to} on timeline {report.timeline}"),
+            ("committed before", report.sampled_at or "not known"),
+            ("stored", f"{report.segments} segments, {report.slices} slices, {output.size(report.wal_bytes)} of log"),
+            ("lag", output.size(report.lag_bytes)),
+            ("slot", f"{report.slot} ({report.wal_status})" + (", held by a streaming archiver" * report.streaming)),
+            *(("warning", f"{check['name']}: {check['detail']}") for check in report.checks if not check["ok"]),
+        ))
+    )  # fmt: skip
+    rows = [
+        (
+            entry["name"],
+            output.yes_no(entry["ok"]),
+            (output.yes_no(entry["canary"]["ok"]) if "canary" in entry else "-"),
+            entry.get("error") or (entry["canary"]["detail"] if "canary" in entry else ""),
+        )
+        for entry in report.repositories
+    ]
+    console.line()
+    console.lines(output.table(("REPOSITORY", "COMPLETE", "CANARY", "DETAIL"), rows))

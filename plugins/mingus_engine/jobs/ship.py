@@ -3,6 +3,9 @@
 A run in the destination with the whole commit protocol there. Oldest first; per snapshot: packs, logs, log keys,
 manifest. A *settled* manifest that is there already means that everything it needs is, too. An object missing in the
 origin fails the shipping of that snapshot; nothing is skipped.
+
+``ship_logs``: the same for the archived log, which no manifest names. Shipped is what no longer container of the origin
+covers alone and none of the destination does; of each, the log key first: a container that nobody can open is none.
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from mingus_engine import bounds
-from mingus_engine.errors import Damaged, ForeignRepository
+from mingus_engine.errors import Damaged, ForeignRepository, ObjectMissing
 from mingus_engine.jobs import places, reading
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.repository import envelope, manifests, names, runs, spool, state, writer
+from mingus_engine.repository import envelope, log_index, logs, manifests, names, runs, spool, state, writer
 from mingus_engine.repository.manifests import LogRef, Manifest
 from mingus_engine.repository.objects import get_object, put_object
 from mingus_engine.repository.packs import PackRef
@@ -28,7 +31,10 @@ _COPY_BYTES = 4 * bounds.MIB
 
 @dataclass(frozen=True, kw_only=True)
 class ShipReport(Report):
-    """What was shipped. ``snapshots`` are ULIDs; ``objects_present`` were there already; bytes as stored."""
+    """What was shipped. ``snapshots`` are ULIDs; ``objects_present`` were there already; bytes as stored.
+
+    ``logs``: containers of archived log and histories that were put, besides those that a snapshot needs.
+    """
 
     origin: str
     destination: str
@@ -37,6 +43,7 @@ class ShipReport(Report):
     objects_put: int
     objects_present: int
     bytes_put: int
+    logs: int = 0
 
 
 def ship(
@@ -50,15 +57,12 @@ def ship(
 ) -> ShipReport:
     """Bring what *origin* has of *source_id* to *destination*.
 
-    :param snapshot: only this one (ULID or its beginning); default: all.
+    :param snapshot: only this one (ULID or its beginning); default: all, and the archived log.
     :raises MingusError: what was put stays and is used by the next try.
     """
     clock = Stopwatch()
     with ExitStack() as stack:
-        here = stack.enter_context(places.opened(settings, origin, context))
-        there = stack.enter_context(places.opened(settings, destination, context))
-        if here.config.signing_public != there.config.signing_public:
-            raise ForeignRepository(f"{origin} and {destination} belong to different installations")
+        here, there = _both(stack, settings, origin, destination, context)
         seen = state.look(here, source_id)
         wanted = [seen.find(snapshot)] if snapshot else list(seen.manifests)
         run = writer.begin(
@@ -67,6 +71,7 @@ def ship(
         stack.callback(run.close)
         shipment = _Shipment(here, there, run, settings, context)
         committed = [stored for manifest in wanted if (stored := shipment.ship(manifest))]
+        copied = 0 if snapshot else shipment.ship_logs(seen)
         run.end(committed)
         if not snapshot and (damaged := list(seen.damaged_snapshots().values())):
             raise Damaged(f"{len(damaged)} snapshots were not shipped: {'; '.join(damaged)}")
@@ -81,7 +86,49 @@ def ship(
         objects_put=shipment.objects_put,
         objects_present=shipment.objects_present,
         bytes_put=shipment.bytes_put,
+        logs=copied,
     )
+
+
+def ship_logs(settings: Settings, source_id: str, *, origin: str, destination: str, context: JobContext) -> ShipReport:
+    """Bring the archived log that *origin* has of *source_id* to *destination*; no snapshots.
+
+    :raises MingusError: what was put stays and is used by the next try.
+    """
+    clock = Stopwatch()
+    with ExitStack() as stack:
+        here, there = _both(stack, settings, origin, destination, context)
+        seen = state.look(here, source_id, snapshots=False)
+        run = writer.begin(
+            there, source_id, kind=runs.LOG, spool_path=settings.spool_path, level=1, provenance=context.provenance
+        )
+        stack.callback(run.close)
+        shipment = _Shipment(here, there, run, settings, context)
+        copied = shipment.ship_logs(seen)
+        run.end([])
+    return ShipReport(
+        job="ship logs",
+        source=source_id,
+        duration_s=clock.seconds,
+        origin=origin,
+        destination=destination,
+        snapshots=[],
+        snapshots_present=0,
+        objects_put=shipment.objects_put,
+        objects_present=shipment.objects_present,
+        bytes_put=shipment.bytes_put,
+        logs=copied,
+    )
+
+
+def _both(
+    stack: ExitStack, settings: Settings, origin: str, destination: str, context: JobContext
+) -> tuple[Repository, Repository]:
+    here = stack.enter_context(places.opened(settings, origin, context))
+    there = stack.enter_context(places.opened(settings, destination, context))
+    if here.config.signing_public != there.config.signing_public:
+        raise ForeignRepository(f"{origin} and {destination} belong to different installations")
+    return here, there
 
 
 @dataclass
@@ -115,6 +162,36 @@ class _Shipment:
         placement = manifests.placement(self.run.run, packs, logs)
         raw = self.there.reseal(manifest.envelope, body, placement)
         return str(self.run.put_manifest(raw, manifest.ulid).name)
+
+    def ship_logs(self, seen: state.SourceState) -> int:
+        """All archived log that is not there; how many containers were put. The fences are listed after the last.
+
+        :param seen: what the look at the origin showed.
+        """
+        source, before = self.run.source, self.objects_put
+        wanted = log_index.list_logs(self.here, source, seen.planned)
+        have = logs.counted(
+            self.there, log_index.list_logs(self.there, source, self.run.state.planned), self.run.state.fences
+        )
+        lacking = [
+            log
+            for (system_id, timeline), theirs in sorted(wanted.timelines.items())
+            for log in theirs.needed()
+            if not have.timeline(system_id, timeline).covered_by_one(log.name.start, log.name.end)
+        ]
+        total = sum(log.size for log in lacking)
+        for log in [*(h for key, h in sorted(wanted.histories.items()) if key not in have.histories), *lacking]:
+            self.context.checkpoint()
+            try:
+                ref = logs.reference(self.here, *log)
+                self._log_key(ref.run)
+                self._log(ref, total)
+            except ObjectMissing:
+                # Between the listing and now a cleaner removed it: a longer one covers it.
+                if any(self.here.store.list(str(log.name))):
+                    raise
+        self.run.refuse_if_fenced()
+        return self.objects_put - before
 
     def _pack(self, ref: PackRef, total: int) -> PackRef:
         source = self.run.source

@@ -43,7 +43,9 @@ def archive(
         nonlocal writer
         if writer is not None:
             end = writer.start + writer.length
-            refs.append(writer.put(server_clock_us=piece.server_clock_us, flush=piece.flush, facts=facts))
+            # A sample says that everything before it is stored: one beyond this container's end would promise too much.
+            clock, flush = (piece.server_clock_us, piece.flush) if piece.flush <= end else (0, 0)
+            refs.append(writer.put(server_clock_us=clock, flush=flush, facts=facts))
             writer = None
             run.refuse_if_fenced()  # DESIGN §4: before each confirmation
             on_stored(end)
@@ -51,7 +53,7 @@ def archive(
     try:
         for piece in stream:
             if isinstance(piece, TimelineHistory):
-                refs.append(_history(run, piece, system_id, spool_path, level))
+                refs.append(store_history(run, piece, system_id, spool_path, level))
                 continue
             if last is not None and piece.timeline != last.timeline:
                 put(last)  # the rest of the old timeline is kept under its own lineage
@@ -95,7 +97,8 @@ def read_back(run: WriteRun, refs: Sequence[LogRef], start: int, stop: int) -> i
     return total
 
 
-def _history(run: WriteRun, history: TimelineHistory, system_id: int, spool_path: Path, level: int) -> LogRef:
+def store_history(run: WriteRun, history: TimelineHistory, system_id: int, spool_path: Path, level: int) -> LogRef:
+    """Store a ``.history`` file. :raises StoreError: it could not be. :raises LogDiverged: another one is there."""
     lineage = names.history_lineage(system_id, history.timeline)
     writer = LogWriter(run, ContainerKind.HISTORY, lineage, 0, spool_path=spool_path, level=level)
     try:

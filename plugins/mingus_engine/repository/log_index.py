@@ -64,6 +64,23 @@ class TimelineLogs:
         """The end of the stretch that holds *lsn* (or ends there); *lsn* itself when it is not covered."""
         return next((s.end for s in self._stretches if s.start <= lsn <= s.end), lsn)
 
+    def needed(self) -> list[StoredLog]:
+        """Without those that one other container covers alone: what a copy of this timeline must hold."""
+        kept: list[StoredLog] = []
+        for log in self.logs:  # ascending by start, the longest first: the farthest end so far tells
+            if not kept or log.name.end > kept[-1].name.end:
+                kept.append(log)
+        return kept
+
+    def covered_by_one(self, start: int, end: int) -> bool:
+        """Whether one container holds all of *start* to *end*."""
+        behind = bisect.bisect_right(self._starts, start)
+        return any(log.name.end >= end for log in self.logs[:behind])
+
+    def before(self, lsn: int) -> int | None:
+        """The end of the last stretch that begins before *lsn*, at most *lsn*; ``None`` when there is none."""
+        return max((min(s.end, lsn) for s in self.stretches() if s.start < lsn), default=None)
+
     def covering(self, start: int, end: int) -> list[StoredLog]:
         """The fewest containers that hold every byte from *start* to *end*, in order.
 
@@ -100,6 +117,11 @@ class LogIndex:
     def timeline(self, system_id: int, timeline: int) -> TimelineLogs:
         """Of one timeline; empty when there is nothing."""
         return self.timelines.get((system_id, timeline)) or TimelineLogs(system_id, timeline, ())
+
+    def without(self, stored: Container[str]) -> LogIndex:
+        """The index without the containers of these stored names."""
+        every = [*self.histories.values(), *(log for timeline in self.timelines.values() for log in timeline.logs)]
+        return index(log for log in every if str(log.name) not in stored)
 
 
 def list_logs(repository: Repository, source: str, planned: Container[str] = ()) -> LogIndex:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ from mingus_engine.codec.containers import (
     directory_span,
 )
 from mingus_engine.codec.sealing import SALT_BYTES
-from mingus_engine.errors import Damaged
+from mingus_engine.errors import Damaged, LogDiverged
 from mingus_engine.repository import envelope, names, spool
+from mingus_engine.repository.log_index import LogIndex
 from mingus_engine.repository.manifests import LogRef
 from mingus_engine.repository.repository import Repository
-from mingus_engine.repository.writer import WriteRun
+from mingus_engine.repository.writer import UNUSABLE, WriteRun
 from mingus_engine.store.unnamed import open_spool
 
 _RANGE = struct.Struct("<QQ")
@@ -71,7 +72,7 @@ class LogWriter:
         self._file = open_spool(spool_path)
         self._compressor = Compressor(level)
         self._buffer = bytearray()
-        self._plain: list[tuple[int, int, int]] = []
+        self._blobs: list[tuple[int, int, int]] = []
         self._digest = blake3()
         # The end of the range is known last, so blobs are bound to the start; the sealed directory binds the end.
         self._cipher = Cipher(self._header, self._key, struct.pack("<Q", start))
@@ -90,13 +91,31 @@ class LogWriter:
             self._seal(bytes(self._buffer[: bounds.BLOB_PLAIN_BYTES]))
             del self._buffer[: bounds.BLOB_PLAIN_BYTES]
 
-    def put(self, *, server_clock_us: int, flush: int, facts: dict[str, Any]) -> LogRef:
-        """Finish and store the container.
+    def read(self, start: int) -> Iterator[bytes]:
+        """What was appended from the LSN *start* on, read back from the sealed spool, in pieces of at most 256 KiB.
+
+        Nothing may be appended meanwhile.
+        """
+        decompressor = Decompressor()
+        first, skip = divmod(start - self.start, bounds.BLOB_PLAIN_BYTES)
+        for at, sealed_bytes, _ in self._blobs[first:]:
+            sealed = os.pread(self._file.fileno(), sealed_bytes, at)
+            what = f"spool of {self._lineage}"
+            yield decompressor.data(self._cipher.open(BlobKind.DATA, at, sealed, what), what)[skip:]
+            skip = 0
+        # Every sealed blob is full until the container is finished, so what is left to skip lies in the buffer.
+        skip += max(0, first - len(self._blobs)) * bounds.BLOB_PLAIN_BYTES
+        if rest := bytes(self._buffer[skip:]):
+            yield rest
+
+    def put(self, *, server_clock_us: int, flush: int, facts: dict[str, Any], even_if_there: bool = False) -> LogRef:
+        """Finish and store the container; once.
 
         The same range with the same bytes that is there already is a success without a put (its run counts as adopted);
         with other bytes it is refused (TRAPS "PostgreSQL" 3).
 
-        :raises Damaged: another log under the same range.
+        :param even_if_there: store it beside an equal one, for its newer sample.
+        :raises LogDiverged: another log under the same range.
         """
         if self._buffer:
             self._seal(bytes(self._buffer))
@@ -104,11 +123,13 @@ class LogWriter:
         end = self.start + self.length
         digest = self._digest.hexdigest()
         with self._file:
-            if (there := self._already_there(end, digest)) is not None:
+            if (there := self._already_there(end, digest)) is not None and not even_if_there:
+                # Fences are on the run that put the object here: in a destination that is the shipping one.
+                self._run.adopted.add(there.putting_run or there.run)
                 return there
             directory = plainjson.encode({
                 "length": self.length, "digest": digest, "server_clock_us": server_clock_us, "flush": flush,
-                "lineage": self._lineage, "start": self.start, "end": end, "facts": facts, "blobs": self._plain,
+                "lineage": self._lineage, "start": self.start, "end": end, "facts": facts, "blobs": self._blobs,
             })  # fmt: skip
             sealed = self._cipher.seal(BlobKind.DIRECTORY, self._at, self._compressor.plain_form(directory))
             spool.write_at(self._file, self._at, sealed + LENGTH.pack(len(sealed)))
@@ -127,21 +148,21 @@ class LogWriter:
     def _seal(self, data: bytes) -> None:
         sealed = self._cipher.seal(BlobKind.DATA, self._at, self._compressor.plain_form(data))
         spool.write_at(self._file, self._at, sealed)
-        self._plain.append((self._at, len(sealed), len(data)))
+        self._blobs.append((self._at, len(sealed), len(data)))
         self._at += len(sealed)
 
     def _already_there(self, end: int, digest: str) -> LogRef | None:
         repository, source = self._run.repository, self._run.source
         for ref in find(repository, source, self._lineage, self.start, end):
-            if str(ref.name(source)) in self._run.state.planned:
+            state = self._run.state
+            if str(ref.name(source)) in state.planned or state.fences.get(ref.putting_run or ref.run):
                 continue
-            if LogReader(repository, source, ref).directory().digest != digest:
-                raise Damaged(
-                    f"{ref.name(source)}: holds another log than the one just received",
-                    hint="two clusters with one system identifier archive here? give them different source ids",
-                )
-            # Fences are on the run that put the object here: in a destination that is the shipping one.
-            self._run.adopted.add(ref.putting_run or ref.run)
+            try:
+                there = LogReader(repository, source, ref).directory().digest
+            except UNUSABLE:
+                continue  # what cannot be read is not there: the log is stored beside it
+            if there != digest:
+                raise LogDiverged(f"{ref.name(source)}: holds another log than the one just received")
             return ref
         return None
 
@@ -172,6 +193,17 @@ class LogReader:
             self._directory = _directory(Decompressor().data(plain, self.name), self._ref, self.name)
         return self._directory
 
+    def tail(self) -> tuple[int, bytes]:
+        """Its last bytes, at most 256 KiB, and the LSN of the first of them; empty when there are none.
+
+        :raises Damaged: changed or cut.
+        """
+        blobs = self.directory().blobs
+        if not blobs:
+            return self._ref.end, b""
+        data = self._blob(Decompressor(), *blobs[-1])
+        return self._ref.end - len(data), data
+
     def chunks(self) -> Iterator[bytes]:
         """The log, in order, in pieces of at most 256 KiB; the digest is checked before the last piece is given.
 
@@ -180,11 +212,8 @@ class LogReader:
         directory = self.directory()
         digest, decompressor, total = blake3(), Decompressor(), 0
         held: bytes | None = None
-        for at, sealed_bytes, plain_bytes in directory.blobs:
-            sealed = self._store.get_range(self.name, at, sealed_bytes)
-            data = decompressor.data(self._cipher.open(BlobKind.DATA, at, sealed, self.name), self.name)
-            if len(data) != plain_bytes:
-                raise Damaged(f"{self.name}: blob at {at} holds {len(data)} bytes instead of {plain_bytes}")
+        for blob in directory.blobs:
+            data = self._blob(decompressor, *blob)
             digest.update(data)
             total += len(data)
             if held is not None:
@@ -195,6 +224,13 @@ class LogReader:
         if held is not None:
             yield held
 
+    def _blob(self, decompressor: Decompressor, at: int, sealed_bytes: int, plain_bytes: int) -> bytes:
+        sealed = self._store.get_range(self.name, at, sealed_bytes)
+        data = decompressor.data(self._cipher.open(BlobKind.DATA, at, sealed, self.name), self.name)
+        if len(data) != plain_bytes:
+            raise Damaged(f"{self.name}: blob at {at} holds {len(data)} bytes instead of {plain_bytes}")
+        return data
+
 
 def find(repository: Repository, source: str, lineage: str, start: int, end: int) -> list[LogRef]:
     """The containers of exactly this range, as the store lists them (writer and size are read from each)."""
@@ -202,9 +238,35 @@ def find(repository: Repository, source: str, lineage: str, start: int, end: int
     for info in repository.store.list(f"logs/{source}/{lineage}/{start:016X}-{end:016X}."):
         name = names.log(info.name)
         if name is not None:
-            header = Header.decode(repository.store.get_range(info.name, 0, HEADER_BYTES), LOG_MAGIC, info.name)
-            found.append(LogRef(lineage, start, end, header.run, info.size, name.sha256, name.putting_run))
+            found.append(reference(repository, name, info.size))
     return found
+
+
+def reference(repository: Repository, name: names.LogName, size: int) -> LogRef:
+    """How a listed container of *size* bytes is referred to; who wrote it is read from its header.
+
+    :raises Damaged: it has none.
+    """
+    header = Header.decode(repository.store.get_range(str(name), 0, HEADER_BYTES), LOG_MAGIC, str(name))
+    return LogRef(name.lineage, name.start, name.end, header.run, size, name.sha256, name.putting_run)
+
+
+def counted(
+    repository: Repository, index: LogIndex, fences: Mapping[str, Sequence[names.RecordName]], *, beyond: int = 0
+) -> LogIndex:
+    """*index* without what fenced runs put: a cleaner may have looked before, and take its key for unused.
+
+    :param fences: of ``SourceState``. :param beyond: log that ends at or before this LSN counts in any case.
+    """
+    if not fences:
+        return index
+    every = [*index.histories.values(), *(log for timeline in index.timelines.values() for log in timeline.logs)]
+    unsure = {
+        str(log.name)
+        for log in every
+        if log.name.end > beyond and fences.get(log.name.putting_run or reference(repository, *log).run)
+    }
+    return index.without(unsure)
 
 
 def _container_key(header: Header, run_key: bytes, source: str, lineage: str) -> bytes:

@@ -23,7 +23,8 @@ DONE = "done"
 FLAG = "flag"
 HOLD = "hold"
 RELEASE = "release"
-KINDS = frozenset({PROOF, PLAN, FENCE, VERDICT, DONE, FLAG, HOLD, RELEASE, "probe", "audit"})
+AUDIT = "audit"
+KINDS = frozenset({PROOF, PLAN, FENCE, VERDICT, DONE, FLAG, HOLD, RELEASE, AUDIT, "probe"})
 #: Records that are about a run carry its ULID in their name, so that a writer finds its fences by one prefix.
 ABOUT_A_RUN = frozenset({FENCE, VERDICT})
 

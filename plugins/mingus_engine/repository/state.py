@@ -98,9 +98,10 @@ class _Everything:
         return True
 
 
-def look(repository: Repository, source: str) -> SourceState:
+def look(repository: Repository, source: str, *, snapshots: bool = True) -> SourceState:
     """List and judge everything of *source* that commit and reading depend on; see the module for what is damaged.
 
+    :param snapshots: off for who archives logs: what is planned and fenced matters to it, snapshots do not.
     :raises Damaged: two manifests claim one ULID with different content, or heads go round in a circle.
     """
     damaged: dict[str, str] = {}
@@ -127,7 +128,7 @@ def look(repository: Repository, source: str) -> SourceState:
         elif name.kind == records.VERDICT and name in opened:
             verdicts.setdefault(name.ulid, []).append(opened[name])
     kept, removed = [], set()
-    for snapshot in repository.list_snapshots(source):
+    for snapshot in repository.list_snapshots(source) if snapshots else ():
         try:
             manifest = repository.get_manifest(snapshot)
         except ObjectMissing:

@@ -130,14 +130,15 @@ def begin(
     made; a hint only, so it may be read before ``.start``.
     """
     run = ulids.new()
-    keys = RunKeys(sealing.random_key(), _hash_key(repository, source))
+    blocks = kind != runs.LOG  # a log writer compares no blocks and builds on no snapshot
+    keys = RunKeys(sealing.random_key(), _hash_key(repository, source) if blocks else sealing.random_key())
     put_start(repository, source, run, kind=kind, keys=keys, provenance=provenance, facts={})
     return WriteRun(
         repository=repository,
         source=source,
         run=run,
         keys=keys,
-        state=state.look(repository, source),
+        state=state.look(repository, source, snapshots=blocks),
         packs=PackWriter(
             repository.store,
             source,
@@ -185,7 +186,9 @@ def _hash_key(repository: Repository, source: str) -> bytes:
             continue
     for dead in reversed(open_runs(repository, source)):
         try:
-            return repository.run_keys(names.RunName(source, dead, "start")).hash_key
+            start = names.RunName(source, dead, "start")
+            if repository.get_run(start).text("kind") == runs.WRITE:
+                return repository.run_keys(start).hash_key
         except UNUSABLE:
             continue
     return sealing.random_key()

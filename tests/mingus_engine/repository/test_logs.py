@@ -7,7 +7,7 @@ import pytest
 
 from mingus_engine import bounds
 from mingus_engine.codec.containers import ContainerKind
-from mingus_engine.errors import BackupBroken, CommitRefused, Damaged, StoreUnreachable
+from mingus_engine.errors import BackupBroken, CommitRefused, Damaged, LogDiverged, StoreUnreachable
 from mingus_engine.jobs import wal
 from mingus_engine.repository import names, records
 from mingus_engine.repository.logs import LogReader, LogWriter
@@ -79,7 +79,7 @@ def test_the_same_range_with_the_same_bytes_is_a_success_without_a_put(made: Mad
 
 def test_other_bytes_under_the_same_range_are_refused(made: MadeRepository, run: WriteRun) -> None:
     (ref,) = support.archive(made, run, wal_pieces(START, 1000))
-    with closing(support.begin(made)) as again, pytest.raises(Damaged, match="another log") as caught:
+    with closing(support.begin(made)) as again, pytest.raises(LogDiverged, match="another log") as caught:
         support.archive(made, again, wal_pieces(START, 1000, seed="another cluster"))
     assert str(ref.name(support.SOURCE)) in caught.value.message
 

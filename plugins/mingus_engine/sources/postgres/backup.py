@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import secrets
 import threading
 from collections.abc import Iterator
@@ -116,7 +117,9 @@ class PostgresBackup(abc.ABC):
         """
         if self.timeline > 1:
             yield self.receiver.history(self.timeline)
-        yield from self.receiver.stream(lsns.segment_start(self.start_lsn, self.wal_segment_bytes), self.timeline)
+        for piece in self.receiver.stream(lsns.segment_start(self.start_lsn, self.wal_segment_bytes), self.timeline):
+            # A standby's clock says nothing of commits that have not reached it.
+            yield dataclasses.replace(piece, server_clock_us=0, flush=0) if self.server.standby else piece
         if self.receiver.switch is not None and not 0 < self.stop_lsn <= self.receiver.position:
             raise BackupBroken(
                 f"{place(self.conn)}: changed to timeline {self.receiver.switch.timeline} during the backup"

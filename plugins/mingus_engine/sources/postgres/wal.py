@@ -1,8 +1,9 @@
 """The receiver of write-ahead log over the replication protocol.
 
-A temporary physical slot, made before a backup starts, keeps the server from removing WAL that the backup needs; it
-belongs to this connection and vanishes with it. ``stream`` yields pieces until ``stop_at`` names an LSN that was
-reached. Source: PostgreSQL documentation "Streaming Replication Protocol"; POSTGRES.md §4.
+A physical slot keeps the server from removing WAL that is still needed: a temporary one, made before a backup starts,
+which belongs to this connection and vanishes with it, or the archiver's, which stays (``slots``). ``stream`` yields
+pieces until ``stop_at`` names an LSN that was reached. Source: PostgreSQL documentation "Streaming Replication
+Protocol"; POSTGRES.md §4.
 
 Feedback: a periodic status reports as flushed only what ``confirm`` said is durable, so the slot never moves past what
 is stored. A status that the server *asks for* reports an invalid flush position and the write position instead: a
@@ -28,7 +29,7 @@ from psycopg import pq
 from psycopg.pq.abc import PGconn, PGresult
 
 from mingus_engine import lsn as lsns
-from mingus_engine.errors import BackupBroken, Cancelled
+from mingus_engine.errors import BackupBroken, Cancelled, SourceBusy, SourceError
 from mingus_engine.settings import PostgresConnection
 from mingus_engine.sources.base import TimelineHistory, WalPiece
 from mingus_engine.sources.postgres.connection import connect_replication, place, result_error, server_error
@@ -36,6 +37,8 @@ from mingus_engine.sources.postgres.connection import connect_replication, place
 # wal_sender_timeout is 60 s by default and may be set to a few; a status costs nothing.
 STATUS_INTERVAL_S = 5.0
 _POLL_S = 1.0
+# undefined_file: the segment is gone. object_in_use: another receiver has the slot.
+_REMOVED, _IN_USE = "58P01", "55006"
 _CLOSE_S = 2.0
 _STATUS = struct.Struct(">cQQQqB")
 _DATA = struct.Struct(">cQQq")
@@ -61,6 +64,12 @@ class TimelineSwitch:
     lsn: int
 
 
+class WalRemoved(BackupBroken):
+    """The server has removed the write-ahead log that was asked for."""
+
+    hint = "the slot did not hold it; see max_slot_wal_keep_size and `mingus check SOURCE`"
+
+
 class WalReceiver:
     """One replication connection. ``stream`` runs in one thread; ``stop_at`` and ``confirm`` in any.
 
@@ -81,8 +90,6 @@ class WalReceiver:
         self.slot = ""
         self.position = 0
         self.switch: TimelineSwitch | None = None
-        self.server_clock_us = 0
-        self.server_flush = 0
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +117,25 @@ class WalReceiver:
         )
         self.slot = name
 
+    def create_slot(self, name: str) -> None:
+        """Make a physical slot that stays and holds WAL from the last checkpoint on.
+
+        :raises SourceDenied, SourceUnsupported, BackupBroken: no right, ``wal_level`` too low, no slot free.
+        """
+        self._row(f'CREATE_REPLICATION_SLOT "{name}" PHYSICAL RESERVE_WAL', f'creating replication slot "{name}"')
+
+    def drop_slot(self, name: str) -> None:
+        """Remove a slot. :raises SourceBusy: it is in use. :raises SourceError:"""
+        doing = f'dropping replication slot "{name}"'
+        try:
+            with self._lock:
+                self._checkpoint()
+                result = self._link.exec_(f'DROP_REPLICATION_SLOT "{name}"'.encode())
+        except psycopg.Error as error:
+            raise self._broken(str(error)) from None
+        if result.status != pq.ExecStatus.COMMAND_OK:
+            raise self._failed(result, doing)
+
     def history(self, timeline: int) -> TimelineHistory:
         """The history file of a timeline above 1.
 
@@ -124,8 +150,8 @@ class WalReceiver:
 
     # -- streaming ----------------------------------------------------------------------------------------------------
 
-    def stop_at(self, lsn: int) -> None:
-        """Let ``stream`` end once everything before *lsn* was yielded."""
+    def stop_at(self, lsn: int | None) -> None:
+        """Let ``stream`` end once everything before *lsn* was yielded; ``None``: go on to the end of the timeline."""
         self._stop_at = lsn
         self._wake()
 
@@ -133,16 +159,44 @@ class WalReceiver:
         """Everything before *lsn* is durable: the server may remove it."""
         self._confirmed = max(self._confirmed, lsn)
 
-    def stream(self, start: int, timeline: int) -> Iterator[WalPiece]:
-        """Pieces from *start* (a segment boundary) on; may be started again after it ended.
+    @contextlib.contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Within the block, between two pieces of a stream, the server hears from us while something else takes long.
 
-        A piece's data stay valid. Ends at the position given to :meth:`stop_at`, or at the end of the timeline
-        (``switch`` says so then).
+        Without it a slow store looks to the server like a dead receiver (``wal_sender_timeout``).
+        """
+        done = threading.Event()
 
-        :raises BackupBroken: WAL was removed, the server shut down, the connection broke.
+        def tell() -> None:
+            while not done.wait(STATUS_INTERVAL_S):
+                with self._lock, contextlib.suppress(psycopg.Error):  # the stream itself will say what is broken
+                    if not self._closed:
+                        self._report(flushed=self._confirmed)
+
+        teller = threading.Thread(target=tell, name="mingus-wal-status", daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            done.set()
+            teller.join()
+
+    def stream(self, start: int, timeline: int, *, ticks: bool = False) -> Iterator[WalPiece]:
+        """Pieces from *start* on; may be started again after it ended.
+
+        A piece's data stay valid. Its clock and flush position are such that whatever was flushed when the clock
+        showed that time lies before that position (0 = not known).
+
+        :param ticks: yield a piece without data about once a second while the server has nothing to send.
+
+        Ends at the position given to :meth:`stop_at`, or at the end of the timeline (``switch`` says so then).
+
+        :raises WalRemoved: the server does not have it any more.
+        :raises SourceBusy: another receiver has the slot.
+        :raises BackupBroken: the server shut down, the connection broke.
         :raises Cancelled: the event was set.
         """
-        steps = self._stream(start, timeline)
+        steps = self._stream(start, timeline, ticks=ticks)
         while True:
             with self._lock:
                 self._checkpoint()
@@ -169,7 +223,7 @@ class WalReceiver:
         finally:
             self._lock.release()
 
-    def _stream(self, start: int, timeline: int) -> Iterator[WalPiece]:
+    def _stream(self, start: int, timeline: int, *, ticks: bool) -> Iterator[WalPiece]:
         slot = f'SLOT "{self.slot}" ' if self.slot else ""
         command = f"START_REPLICATION {slot}PHYSICAL {lsns.text(start)} TIMELINE {timeline}"
         self.position, self.switch = start, None
@@ -180,7 +234,7 @@ class WalReceiver:
                 self._ended(result, command)
                 return
             self._link.nonblocking = 1
-            by_server = yield from self._pieces(timeline)
+            by_server = yield from self._pieces(timeline, ticks=ticks)
             # After an error of the server there is no COPY left that could be ended.
             with contextlib.suppress(psycopg.Error) if by_server else contextlib.nullcontext():
                 self._link.put_copy_end()
@@ -194,9 +248,11 @@ class WalReceiver:
         except psycopg.Error as error:
             raise self._broken(str(error)) from None
 
-    def _pieces(self, timeline: int) -> Generator[WalPiece, None, bool]:
+    def _pieces(self, timeline: int, *, ticks: bool) -> Generator[WalPiece, None, bool]:
         """Returns whether it was the server that ended the stream."""
         reported = time.monotonic()
+        # A message's own clock is read after its flush position; the one before it was read earlier than that.
+        earlier = 0
         while True:
             self._checkpoint()
             size, data = self._link.get_copy_data(1)
@@ -210,28 +266,29 @@ class WalReceiver:
                     if start != self.position:
                         raise self._broken(f"WAL came at {lsns.text(start)} instead of {lsns.text(self.position)}")
                     self.position += len(piece)
-                    self.server_clock_us, self.server_flush = clock, flush
-                    yield WalPiece(timeline, start, piece, clock, flush)
+                    yield WalPiece(timeline, start, piece, earlier, flush)
+                    earlier = clock
                 elif kind == _KEEPALIVE_MESSAGE:
-                    _, flush, clock, asked = _KEEPALIVE.unpack_from(data)
-                    self.server_clock_us, self.server_flush = clock, flush
+                    _, _, earlier, asked = _KEEPALIVE.unpack_from(data)
                     if asked:
                         self._report(flushed=0)
                         reported = time.monotonic()
             if self._stop_at is not None and self.position >= self._stop_at:
+                self._report(flushed=self._confirmed)
                 return False
             if time.monotonic() - reported >= STATUS_INTERVAL_S:
                 self._report(flushed=self._confirmed)
                 reported = time.monotonic()
-            if size == 0:
-                self._wait()
+            if size == 0 and not self._wait() and ticks:
+                yield WalPiece(timeline, self.position, memoryview(b""), 0, 0)
 
     def _report(self, *, flushed: int) -> None:
         now = time.time_ns() // 1000 - _EPOCH_2000_US
         self._link.put_copy_data(_STATUS.pack(b"r", self.position, flushed, 0, now, 0))
         self._link.flush()
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
+        """Wait for the server, a second at most; whether it sent something."""
         self._checkpoint()
         poll = select.poll()
         poll.register(self._link.socket, select.POLLIN)
@@ -241,6 +298,8 @@ class WalReceiver:
             os.read(self._wake_read, 64)
         if self._link.socket in ready:
             self._link.consume_input()
+            return True
+        return False
 
     def _checkpoint(self) -> None:
         if self._closed or self._cancel.is_set():
@@ -258,7 +317,7 @@ class WalReceiver:
                 if timeline and position:
                     self.switch = TimelineSwitch(int(timeline), lsns.parse(position.decode()))
             elif result.status != pq.ExecStatus.COMMAND_OK:
-                raise result_error(self._conn, result, doing)
+                raise self._failed(result, doing)
             result = self._next_result(doing)
         if self.switch is None and (self._stop_at is None or self.position < self._stop_at):
             raise self._broken("the server ended the stream")
@@ -271,8 +330,15 @@ class WalReceiver:
         except psycopg.Error as error:
             raise self._broken(str(error)) from None
         if result.status != pq.ExecStatus.TUPLES_OK or result.ntuples < 1:
-            raise result_error(self._conn, result, doing)
+            raise self._failed(result, doing)
         return result
+
+    def _failed(self, result: PGresult, doing: str) -> SourceError:
+        error = result_error(self._conn, result, doing)
+        state = result.error_field(pq.DiagnosticField.SQLSTATE)
+        if state == _IN_USE.encode():
+            return SourceBusy(error.message)
+        return WalRemoved(error.message) if state == _REMOVED.encode() and "removed" in error.message else error
 
     def _row(self, command: str, doing: str) -> list[str]:
         result = self._execute(command, doing)

@@ -197,11 +197,23 @@ def test_a_promotion_ends_the_timeline_where_the_history_says(make_cluster: Make
                 receiver.history(9)
 
 
-def test_a_clock_and_a_flush_position_come_with_each_piece(pg15: PgCluster) -> None:
+def test_what_a_client_was_told_before_a_pieces_clock_lies_before_its_flush_position(pg15: PgCluster) -> None:
     with receiving(pg15) as receiver:
         identity = receiver.identify()
-        nudge(pg15)
-        piece = next(receiver.stream(lsns.segment_start(identity.flush, 16 << 20), 1))
-    assert piece.flush >= identity.flush
-    seconds = piece.server_clock_us / 1e6 + 946_684_800
+        pieces = receiver.stream(lsns.segment_start(identity.flush, 16 << 20), 1, ticks=True)
+        known = []
+        with pg15.connect() as client:
+            while len(known) < 3:
+                client.execute("select pg_logical_emit_message(true, 'test', 'x')")
+                ((clock, flush),) = client.execute(
+                    "select (extract(epoch from clock_timestamp() - '2000-01-01 00:00:00+00') * 1e6)::bigint,"
+                    " pg_current_wal_flush_lsn()::text"
+                ).fetchall()
+                piece = next(p for p in pieces if p.start + len(p.data) >= lsns.parse(flush))
+                # The clock of a piece was read before the client's message was flushed, or the piece knows of it.
+                assert piece.server_clock_us <= clock or piece.flush >= lsns.parse(flush)
+                if piece.server_clock_us:
+                    known.append(piece)
+        pieces.close()
+    seconds = known[-1].server_clock_us / 1e6 + 946_684_800
     assert abs(seconds - time.time()) < 600
