@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mingus_engine import rescue
 from mingus_engine.errors import ForeignRepository, KeyUnavailable
 from mingus_engine.jobs import integrity
 from mingus_engine.jobs.context import JobContext
@@ -20,7 +21,7 @@ from mingus_engine.repository.repository import Repository
 from mingus_engine.repository.slots import Credentials
 from mingus_engine.settings import Secret
 from mingus_engine.store.local import LocalStore
-from tests.formats import independent_reader, make_v1
+from tests.formats import make_v1
 
 EXPECTED: dict[str, Any] = json.loads((make_v1.HERE / "expected.json").read_text(encoding="ascii"))
 BY_KEY = Credentials(environment=Secret(make_v1.KEY))
@@ -128,17 +129,17 @@ def test_another_key_or_another_installation_is_refused() -> None:
 
 @pytest.mark.parametrize("key", [make_v1.KEY, make_v1.PASSPHRASE, EXPECTED["repository"]["escrow"]])
 def test_a_reader_written_from_the_text_alone_extracts_the_same(key: str, tmp_path: Path) -> None:
-    repository = independent_reader.Repository(make_v1.HERE / "repository", key)
+    repository = rescue.Repository(make_v1.HERE / "repository", key)
     found = {snapshot.ulid: snapshot for snapshot in repository.snapshots()}
     expected = EXPECTED["snapshots"][1]
     assert set(found) == {s["ulid"] for s in EXPECTED["snapshots"]}
-    independent_reader.extract(found[expected["ulid"]], tmp_path)
+    rescue.extract(found[expected["ulid"]], tmp_path / "out")
     files = {f["path"]: f["sha256"] for f in expected["files"] if f["kind"] == 1}
     written = {
-        str(p.relative_to(tmp_path)).encode("utf-8", "surrogateescape").hex(): hashlib.sha256(
+        str(p.relative_to(tmp_path / "out")).encode("utf-8", "surrogateescape").hex(): hashlib.sha256(
             p.read_bytes()
         ).hexdigest()
-        for p in tmp_path.rglob("*")
+        for p in (tmp_path / "out").rglob("*")
         if p.is_file()
     }
     assert written == files

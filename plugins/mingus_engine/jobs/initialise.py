@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import mingus_engine
 from mingus_engine.errors import ForeignRepository, NotARepository, RepositoryExists, StoreError
 from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
@@ -17,13 +19,17 @@ from mingus_engine.store.probe import probe
 
 @dataclass(frozen=True, kw_only=True)
 class InitialiseReport(Report):
-    """What was made. The escrow key is in no dict, log or repr; print it once, keep it off-line."""
+    """What was made. The escrow key is in no dict, log or repr; print it once, keep it off-line.
+
+    :param rescue: stored names of what reads the repository without MINGUS; they carry their SHA-256.
+    """
 
     repository: str
     repository_id: str
     location: str
     fingerprint: str
     slots: list[str]
+    rescue: list[str]
     probe: dict[str, object]
     escrow: Secret = field(repr=False, default_factory=lambda: Secret(""))
 
@@ -54,7 +60,7 @@ def initialise(settings: Settings, repository_name: str, *, context: JobContext)
         context.progress("probe", 0, 0, store.location)
         behaviour = probe(store)
         repository, escrow = repositories.init(
-            repository_name, store, Credentials.of(chosen.keys), signer=signer, features=()
+            repository_name, store, Credentials.of(chosen.keys), signer=signer, rescue=_rescue_files()
         )
         places.note_fingerprint(settings, repository.config.fingerprint)
         return InitialiseReport(
@@ -66,11 +72,19 @@ def initialise(settings: Settings, repository_name: str, *, context: JobContext)
             location=store.location,
             fingerprint=repository.config.fingerprint,
             slots=[slot.name for slot in repository.config.slots],
+            rescue=sorted(repository.config.rescue),
             probe=behaviour.as_dict(),
             escrow=escrow,
         )
     finally:
         store.close()
+
+
+def _rescue_files() -> dict[str, bytes]:
+    """What reads the repository without the product, and the text that it was written from, where that is installed."""
+    package = Path(mingus_engine.__file__).parent
+    files = {"1.py": package / "rescue.py", "FORMAT-1.md": package.parents[1] / "docs" / "FORMAT.md"}
+    return {name: path.read_bytes() for name, path in files.items() if path.is_file()}
 
 
 def _signer_of_another(settings: Settings, name: str, context: JobContext) -> envelope.Signer | None:

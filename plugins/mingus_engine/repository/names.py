@@ -23,6 +23,7 @@ _SNAPSHOT = re.compile(rf"snapshots/({_SOURCE})/({ulids.PATTERN})\.({_SHA})")
 _RUN = re.compile(rf"runs/({_SOURCE})/({ulids.PATTERN})\.(start|end)")
 _RECORD = re.compile(rf"records/({_SOURCE})/({ulids.PATTERN})\.([a-z]+)\.({_SHA})")
 _CONFIG = re.compile(rf"config/({ulids.PATTERN})\.({_SHA})")
+_RESCUE = re.compile(rf"rescue/([A-Za-z0-9-]+)\.({_SHA})\.(py|md)")
 _KEY = re.compile(rf"keys/({ulids.PATTERN})/([a-z0-9][a-z0-9-]{{0,62}})\.({_SHA})")
 
 
@@ -121,6 +122,17 @@ class KeyName(NamedTuple):
         return f"keys/{self.epoch}/{self.slot}.{self.sha256}"
 
 
+class RescueName(NamedTuple):
+    """What reads the repository without the product: a script (``py``) and the text of the format (``md``)."""
+
+    stem: str
+    sha256: str
+    suffix: str
+
+    def __str__(self) -> str:
+        return f"rescue/{self.stem}.{self.sha256}.{self.suffix}"
+
+
 def pack(name: str) -> PackName | None:
     """*name* as a pack's, or ``None``."""
     m = _PACK.fullmatch(name)
@@ -169,6 +181,12 @@ def key(name: str) -> KeyName | None:
     return KeyName(*m.groups()) if m else None
 
 
+def rescue(name: str) -> RescueName | None:
+    """*name* as a rescue object's, or ``None``."""
+    m = _RESCUE.fullmatch(name)
+    return RescueName(*m.groups()) if m else None
+
+
 def wal_lineage(system_id: int, timeline: int, lsn: int) -> str:
     """The lineage that holds *lsn*: ``<system id>/<timeline>/<high 32 bits of the LSN>``; at most 4 GiB a folder."""
     return f"{system_id}/{timeline}/{lsn >> 32:08X}"
@@ -181,7 +199,7 @@ def history_lineage(system_id: int, timeline: int) -> str:
 
 def stored_sha256(name: str) -> str | None:
     """The SHA-256 that *name* promises, or ``None`` where names of its kind carry none."""
-    for parse in (pack, log, snapshot, record, log_key, config, key):
+    for parse in (pack, log, snapshot, record, log_key, config, key, rescue):
         parsed = parse(name)
         if parsed is not None:
             return str(parsed.sha256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -148,11 +149,12 @@ def init(
     *,
     signer: envelope.Signer | None = None,
     features: Sequence[str] = (),
-    rescue: Mapping[str, str] | None = None,
+    rescue: Mapping[str, bytes] | None = None,
 ) -> tuple[Repository, Secret]:
     """Make a repository in an empty store; also the escrow key, which is stored nowhere.
 
     :param signer: of the installation, where another repository has it; ``None`` makes one.
+    :param rescue: file name → content of what reads the repository without the product; the configuration lists them.
     :raises RepositoryExists: the store holds something. :raises SettingsError: no usable secret.
     """
     for info in store.list(""):
@@ -177,7 +179,7 @@ def init(
     config = configs.Config(
         repository_id=repository_id, generation=1, epoch=epoch, epochs={epoch: sealing.commitment(epoch_key)},
         signing_set=signing_set, signing_public=signer.public, slots=(*made, escrow_slot),
-        features=tuple(features), rescue=rescue or {},
+        features=tuple(features), rescue=_put_rescue(store, rescue or {}),
     )  # fmt: skip
     # An epoch becomes current by a configuration written after all its slots were read back (DESIGN §4).
     for check in (
@@ -193,6 +195,17 @@ def init(
     raw = config.encode(signer, epoch_key)
     put_object(store, raw, lambda sha: str(names.ConfigName(config.ulid, sha)), read_back=True)
     return open_repository(name, store, credentials, pinned=config.fingerprint), escrow or Secret("")
+
+
+def _put_rescue(store: Store, files: Mapping[str, bytes]) -> dict[str, str]:
+    """Stored name → SHA-256."""
+    listed = {}
+    for file, raw in files.items():
+        stem, _, suffix = file.rpartition(".")
+        sha256 = hashlib.sha256(raw).hexdigest()
+        stored = put_object(store, raw, str(names.RescueName(stem, sha256, suffix)), read_back=True)
+        listed[stored] = sha256
+    return listed
 
 
 def utc_now() -> datetime:

@@ -1,19 +1,29 @@
-"""A reader of repository format 1, written from docs/FORMAT.md alone: it imports nothing of the product.
+"""Rescue: reads a repository of format 1 without MINGUS, needing nothing but this file, the repository and a key.
 
-It proves that the text is enough. Usage::
+It is put into every repository, beside the text that it was written from (docs/FORMAT.md), and imports nothing of the
+product. A repository in an object store is copied to a directory first, by any tool. Needs Python 3.11 and
+`pip install cryptography zstandard blake3`.
 
-    python independent_reader.py REPOSITORY KEY              list the snapshots and their files
-    python independent_reader.py REPOSITORY KEY DIRECTORY    extract the newest snapshot of every source
+    python rescue.py REPOSITORY list
+    python rescue.py REPOSITORY verify SOURCE
+    python rescue.py REPOSITORY restore SOURCE DIRECTORY
 
-KEY is a 32-byte key (hex or base64), a passphrase or an escrow text. Needs cryptography, zstandard and blake3.
+The key (32 bytes in hex or base64, a passphrase, or the escrow text) is taken from MINGUS_ESCROW_KEY,
+BACKUP_ENCRYPTION_KEY or MINGUS_PASSPHRASE, else asked for.
+
+A restored PostgreSQL cluster starts with `pg_ctl -D DIRECTORY start` of its own major version, as the user that owns
+the files. Tablespaces are put beside it, into DIRECTORY.tablespaces.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
+import getpass
 import hashlib
 import hmac
 import json
+import os
 import re
 import struct
 import sys
@@ -24,7 +34,7 @@ from typing import Any
 
 import zstandard
 from blake3 import blake3
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -41,6 +51,7 @@ ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def need(condition: bool, what: str) -> None:
+    """Refuse what must not be."""
     if not condition:
         raise ValueError(what)
 
@@ -49,26 +60,31 @@ def need(condition: bool, what: str) -> None:
 
 
 def ulid(raw: bytes) -> str:
+    """26 characters of 16 bytes."""
     number = int.from_bytes(raw, "big")
     return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 def P(*parts: str | bytes) -> bytes:  # noqa: N802
+    """P of the text."""
     raw = [p.encode() if isinstance(p, str) else p for p in parts]
     return b"".join(struct.pack("<H", len(p)) + p for p in raw)
 
 
 def hkdf(key: bytes, salt: bytes, info: bytes, length: int) -> bytes:
+    """RFC 5869 with SHA-256."""
     return HKDF(hashes.SHA256(), length, salt, info).derive(key)
 
 
 def unseal(key: bytes, info: bytes, salt: bytes, commitment: bytes, sealed: bytes, aad: bytes, what: str) -> bytes:
+    """The text inside a seal."""
     both = hkdf(key, salt, info, 64)
     need(hmac.compare_digest(both[32:], commitment), f"{what}: wrong key")
     return AESGCM(both[:32]).decrypt(bytes(12), sealed, aad)
 
 
 def plain(form: bytes, limit: int = 4 * MIB) -> bytes:
+    """The data of a plain form."""
     codec, length = struct.unpack_from("<BI", form)
     need(length <= limit and codec in (0, 1), "plain form")
     data = form[5:]
@@ -85,6 +101,8 @@ def plain(form: bytes, limit: int = 4 * MIB) -> bytes:
 
 @dataclass
 class Envelope:
+    """A small object, taken apart."""
+
     kind: str
     header: dict[str, Any]
     placement: dict[str, Any]
@@ -95,6 +113,7 @@ class Envelope:
 
 
 def envelope(raw: bytes, kind: str) -> Envelope:
+    """Take an object of *kind* apart."""
     magic, version, zero, found, h, q, s = struct.unpack_from("<8sHH4sIII", raw)
     need((magic, version, zero, found) == (b"MINGUSOB", 1, 0, kind.encode()), f"not a {kind}")
     need(len(raw) == 28 + h + 64 + q + s, f"length of a {kind}")
@@ -104,11 +123,13 @@ def envelope(raw: bytes, kind: str) -> Envelope:
 
 
 def verify(e: Envelope, public: bytes) -> None:
+    """Check the installation's signature."""
     signed = P("mingus/1 signature", struct.pack("<H", 1), e.kind) + e.header_raw
     Ed25519PublicKey.from_public_bytes(public).verify(e.signature, signed)
 
 
 def key_bytes(text: str) -> bytes | None:
+    """The 32 bytes that *text* spells, if it does."""
     for decode in (bytes.fromhex, lambda t: base64.b64decode(t.replace("-", "+").replace("_", "/"), validate=True)):
         try:
             raw = decode(text.strip())
@@ -227,11 +248,27 @@ class Repository:
         found: dict[str, Any] = json.loads(body)
         return found
 
-    def snapshots(self) -> Iterator[Snapshot]:
-        for name in self.names("snapshots/"):
-            m = re.fullmatch(rf"snapshots/([a-z0-9][a-z0-9-]{{0,62}})/({ULID})\.[0-9a-f]{{64}}", name)
-            if m is None:
-                continue
+    def log_key(self, source: str, run: str) -> bytes:
+        """The key of a writer of log containers that no manifest at hand names."""
+        for name in self.names(f"logs/{source}/keys/"):
+            if name.startswith(f"logs/{source}/keys/{run}."):
+                e = envelope(self.whole(name), "LKEY")
+                verify(e, self.public)
+                need((e.header["source"], e.header["ulid"]) == (source, run), f"{name}: swapped")
+                return bytes.fromhex(self.body(e, name)["run_key"])
+        raise ValueError(f"no key of the log writer {run}")
+
+    def snapshots(self, source: str = "") -> Iterator[Snapshot]:
+        """Those of *source*, or all; one that is damaged is named on stderr."""
+        for name in self.names(f"snapshots/{source}/" if source else "snapshots/"):
+            try:
+                yield from self._snapshot(name)
+            except (ValueError, KeyError, TypeError, InvalidTag, InvalidSignature) as error:
+                print(f"damaged: {name}: {type(error).__name__} {error}", file=sys.stderr)
+
+    def _snapshot(self, name: str) -> Iterator[Snapshot]:
+        m = re.fullmatch(rf"snapshots/([a-z0-9][a-z0-9-]{{0,62}})/({ULID})\.[0-9a-f]{{64}}", name)
+        if m is not None:
             e = envelope(self.whole(name), "SNAP")
             verify(e, self.public)
             need((e.header["source"], e.header["ulid"]) == (m[1], m[2]), f"{name}: swapped")
@@ -243,6 +280,8 @@ class Repository:
 
 @dataclass
 class File:
+    """One entry of a shard."""
+
     path: bytes
     kind: int
     mode: int
@@ -277,17 +316,28 @@ class Snapshot:
             name = f"logs/{self.source}/{lineage}/{start:016X}-{end:016X}.{sha}{tail}"
             self._logs.append((name, lineage, start, end, run, size))
         self._hash_key = bytes.fromhex(self.body["hash_key"])
+        self._opened: dict[tuple[str, int], tuple[bytes, AESGCM]] = {}
+
+    def _pack(self, run: str, number: int) -> tuple[bytes, AESGCM]:
+        if (run, number) not in self._opened:
+            name, _ = self._packs[run, number]
+            head = self.repository.range(name, 0, 64)
+            magic, version, _, zero, n, raw_run, salt = struct.unpack("<8sHBBI16s32s", head)
+            need((magic, version, zero, n, ulid(raw_run)) == (b"MINGUSPK", 1, 0, number, run), f"{name}: header")
+            key = hkdf(self._run_key(run), salt, P("mingus/1", "MINGUSPK", "pack"), 32)
+            self._opened[run, number] = head, AESGCM(key)
+        return self._opened[run, number]
+
+    def _run_key(self, run: str) -> bytes:
+        known = self.body["run_keys"].get(run)
+        return bytes.fromhex(known) if known else self.repository.log_key(self.source, run)
 
     def _blob(self, run: str, number: int, at: int, length: int, kind: int) -> bytes:
         name, size = self._packs[run, number]
         need(at + length <= size, f"{name}: beyond its end")
-        head = self.repository.range(name, 0, 64)
-        magic, version, _, zero, n, raw_run, salt = struct.unpack("<8sHBBI16s32s", head)
-        need((magic, version, zero, n, ulid(raw_run)) == (b"MINGUSPK", 1, 0, number, run), f"{name}: header")
-        key = hkdf(bytes.fromhex(self.body["run_keys"][run]), salt, P("mingus/1", "MINGUSPK", "pack"), 32)
+        head, aead = self._pack(run, number)
         aad = head[:11] + bytes([kind]) + head[12:32]
-        form = AESGCM(key).decrypt(at.to_bytes(12, "little"), self.repository.range(name, at, length), aad)
-        return plain(form)
+        return plain(aead.decrypt(at.to_bytes(12, "little"), self.repository.range(name, at, length), aad))
 
     def files(self) -> Iterator[File]:
         last = None
@@ -335,22 +385,31 @@ class Snapshot:
             yield list(struct.iter_unpack("<QIHHIIII", raw[8 + 16 * runs :])), table, self._blob(*hashes_at, 4)
 
     def logs(self) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-        """Lineage, first LSN and bytes of every log container."""
+        """Lineage, first LSN and bytes of every log container that the snapshot itself needs."""
         for name, lineage, start, end, run, size in self._logs:
             yield lineage, start, self._log(name, lineage, start, end, run, size)
 
+    def archive(self, lineage: str) -> Iterator[tuple[str, int, int, Iterator[bytes]]]:
+        """Lineage, range and bytes of every log container of the same timeline that the repository has."""
+        for name in self.repository.names(f"logs/{self.source}/{lineage.rpartition('/')[0]}/"):
+            m = re.fullmatch(r"logs/[^/]+/(.+)/([0-9A-F]{16})-([0-9A-F]{16})\.[0-9a-f]{64}(\..*)?", name)
+            if m is not None:
+                start, end = int(m[2], 16), int(m[3], 16)
+                size = (self.repository.root / name).stat().st_size
+                yield m[1], start, end, self._log(name, m[1], start, end, "", size)
+
     def _log(self, name: str, lineage: str, start: int, end: int, run: str, size: int) -> Iterator[bytes]:
-        raw = self.repository.whole(name)
-        need(len(raw) == size and raw[:8] == b"MINGUSLG" and ulid(raw[16:32]) == run, f"{name}: header")
-        need(struct.unpack_from("<QQ", raw, 64) == (start, end), f"{name}: range")
+        head = self.repository.range(name, 0, 80)
+        need(head[:8] == b"MINGUSLG" and (not run or ulid(head[16:32]) == run), f"{name}: header")
+        need(struct.unpack_from("<QQ", head, 64) == (start, end), f"{name}: range")
         info = P("mingus/1", "MINGUSLG", "log", self.source, lineage)
-        aead = AESGCM(hkdf(bytes.fromhex(self.body["run_keys"][run]), raw[32:64], info, 32))
+        aead = AESGCM(hkdf(self._run_key(ulid(head[16:32])), head[32:64], info, 32))
 
         def blob(at: int, length: int, kind: int) -> bytes:
-            aad = raw[:11] + bytes([kind]) + raw[12:32] + struct.pack("<Q", start)
-            return plain(aead.decrypt(at.to_bytes(12, "little"), raw[at : at + length], aad))
+            aad = head[:11] + bytes([kind]) + head[12:32] + struct.pack("<Q", start)
+            return plain(aead.decrypt(at.to_bytes(12, "little"), self.repository.range(name, at, length), aad))
 
-        (length,) = struct.unpack_from("<I", raw, size - 4)
+        (length,) = struct.unpack("<I", self.repository.range(name, size - 4, 4))
         directory = json.loads(blob(size - 4 - length, length, 255))
         need((directory["lineage"], directory["start"], directory["end"]) == (lineage, start, end), f"{name}: swapped")
         digest, total = blake3(), 0
@@ -386,36 +445,144 @@ def _shard(raw: bytes) -> Iterator[File]:
     need(heap == len(raw), "bytes behind a shard")
 
 
-def extract(snapshot: Snapshot, to: Path) -> None:
-    """Write files and directories below *to* (links are listed only); refuses paths that lead out of it."""
+def inside(root: Path, path: bytes) -> Path:
+    """*path* below *root*; one that leads out of it is refused."""
+    parts = path.split(b"/")
+    need(all(part not in (b"", b".", b"..") and b"\0" not in part for part in parts), f"{path!r}: leads out")
+    return Path(root, *(os.fsdecode(part) for part in parts))
+
+
+def extract(snapshot: Snapshot, to: Path, tablespaces: Path | None = None) -> None:
+    """Write all files and directories below the new directory *to*, ``global/pg_control`` as the last.
+
+    Symbolic links are not made but for those of tablespaces, whose files go to *tablespaces*.
+    """
+    tablespaces = tablespaces or to.with_name(to.name + ".tablespaces")
+    to.mkdir(mode=0o700, parents=True)
+    last: File | None = None
     for file in snapshot.files():
-        parts = file.path.split(b"/")
-        need(all(part not in (b"", b".", b"..") for part in parts), f"{file.path!r}: leads out of the target")
-        path = Path(to, *(part.decode("utf-8", "surrogateescape") for part in parts))
+        path = inside(to, file.path)
         if file.kind == 2:
-            path.mkdir(parents=True, exist_ok=True)
-        elif file.kind == 1:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as out:
-                for data in snapshot.content(file):
-                    out.write(data)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif file.kind == 3 and re.fullmatch(rb"pg_tblspc/[0-9]+", file.path):
+            place = (tablespaces / path.name).absolute()
+            place.mkdir(mode=0o700, parents=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.symlink_to(place)
+        elif file.path == b"global/pg_control":
+            last = file
+        elif file.kind == 1 and file.path not in LEFT_OUT:
+            write(path, snapshot.content(file))
+    if last is not None:
+        _relocate(to, tablespaces)
+        _write_wal(snapshot, to)
+        os.sync()
+        write(inside(to, last.path), snapshot.content(last))
+        os.sync()
 
 
-def main(root: str, key: str, to: str = "") -> None:
-    repository = Repository(Path(root), key)
-    newest: dict[str, Snapshot] = {}
-    for snapshot in repository.snapshots():
-        known = newest.get(snapshot.source)
-        if known is None or snapshot.header["position"] >= known.header["position"]:
-            newest[snapshot.source] = snapshot
-        print(snapshot.source, snapshot.ulid, snapshot.header["kind"], snapshot.header["written_at"])
-        if not to:
-            for file in snapshot.files():
-                print(f"  {'?-dl'[file.kind]}{file.mode:04o} {file.size:12} {file.path.decode('utf-8', 'replace')}")
-    if to:
-        for source, snapshot in newest.items():
-            extract(snapshot, Path(to, source))
+# Of the server that was backed up: they would make the restored one a standby, or belong to a dead process.
+LEFT_OUT = {b"standby.signal", b"recovery.signal", b"postmaster.pid", b"postmaster.opts"}
+
+
+def write(path: Path, chunks: Iterator[bytes]) -> None:
+    """A new file, for its owner only."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("xb") as out:
+        path.chmod(0o600)
+        out.writelines(chunks)
+
+
+def _relocate(to: Path, tablespaces: Path) -> None:
+    """The server makes its links from this file at the first start: name the new places."""
+    path = to / "tablespace_map"
+    if path.exists():
+        lines = [line.split(b" ", 1)[0] for line in path.read_bytes().split(b"\n") if line]
+        new = [b"%s %s\n" % (oid, os.fsencode((tablespaces / os.fsdecode(oid)).absolute())) for oid in lines]
+        path.write_bytes(b"".join(new))
+
+
+def _write_wal(snapshot: Snapshot, to: Path) -> None:
+    """All WAL from the start of the snapshot on, as far as it goes without a gap: recovery goes to its end."""
+    facts = snapshot.body["facts"]
+    size, timeline = int(facts["wal_segment_bytes"]), int(facts["timeline"])
+    high, low = str(facts["start_lsn"]).split("/")
+    at = (int(high, 16) << 32 | int(low, 16)) // size * size
+    wal = to / "pg_wal"
+    (wal / "archive_status").mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = [log for log in snapshot.archive(f"{facts['system_id']}/{timeline}/x") if not log[0].endswith("history")]
+    while True:
+        pieces = sorted((log for log in found if at <= log[1] < at + size), key=lambda log: (log[1], -log[2]))
+        end = at
+        name = f"{timeline:08X}{at >> 32:08X}{at % (1 << 32) // size:08X}"
+        for _, start, stop, chunks in pieces:
+            if start <= end < stop:
+                with (wal / name).open("r+b" if end > at else "w+b") as out:
+                    out.truncate(size)  # what is not written reads as zeros, as in a segment of the server
+                    out.seek(start - at)
+                    out.writelines(chunks)
+                (wal / name).chmod(0o600)
+                end = stop
+        if end < at + size:
+            break
+        at = end
+    stop_high, stop_low = str(facts["stop_lsn"]).split("/")
+    need(end >= (int(stop_high, 16) << 32 | int(stop_low, 16)), "WAL that the snapshot needs is missing")
+    for lineage, _, chunks in snapshot.logs():
+        if lineage.endswith("/history"):
+            write(wal / f"{int(lineage.split('/')[1]):08X}.history", chunks)
+
+
+def verify_all(snapshot: Snapshot) -> int:
+    """Read everything that the snapshot needs; the plain bytes read."""
+    total = 0
+    for file in snapshot.files():
+        if file.kind == 1:
+            total += sum(map(len, snapshot.content(file)))
+    return total + sum(len(chunk) for _, _, chunks in snapshot.logs() for chunk in chunks)
+
+
+def find(repository: Repository, source: str, prefix: str) -> Snapshot:
+    """The newest snapshot of *source*, or the one whose ULID begins with *prefix*."""
+    found = [s for s in repository.snapshots(source) if s.ulid.startswith(prefix.upper())]
+    need(bool(found) and (not prefix or len({s.ulid for s in found}) == 1), f"{len(found)} snapshots {prefix!r}")
+    return max(found, key=lambda s: (s.header["position"], s.ulid))
+
+
+def main(arguments: list[str], key: str = "") -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description="Read a MINGUS repository of format 1 without MINGUS.")
+    parser.add_argument("repository", type=Path, help="its directory")
+    parser.add_argument("--snapshot", default="", help="beginning of its ULID; default: the newest")
+    parser.add_argument(
+        "--fingerprint", default="", help="of the installation, from the escrow sheet: refuse any other"
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("list", help="sources and snapshots")
+    for verb, text in (("verify", "read everything"), ("restore", "write it into a new directory")):
+        one = verbs.add_parser(verb, help=text)
+        one.add_argument("source")
+        if verb == "restore":
+            one.add_argument("directory", type=Path)
+    args = parser.parse_args(arguments)
+    names = ("MINGUS_ESCROW_KEY", "BACKUP_ENCRYPTION_KEY", "MINGUS_PASSPHRASE")
+    known = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    repository = Repository(args.repository, key or known or getpass.getpass("key, passphrase or escrow text: "))
+    fingerprint = hashlib.sha256(repository.public).hexdigest()
+    need(args.fingerprint.lower() in ("", fingerprint), f"the installation is {fingerprint}")
+    print("installation", fingerprint)
+    if args.verb == "list":
+        for snapshot in sorted(repository.snapshots(), key=lambda s: (s.source, s.header["position"])):
+            print(snapshot.source, snapshot.ulid, snapshot.header["kind"], snapshot.header["written_at"])
+        return
+    snapshot = find(repository, args.source, args.snapshot)
+    print("snapshot", snapshot.ulid, snapshot.header["kind"], snapshot.header["written_at"])
+    if args.verb == "verify":
+        print("good:", verify_all(snapshot), "bytes")
+    else:
+        extract(snapshot, args.directory)
+        print("restored to", args.directory)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])
