@@ -75,3 +75,6 @@ PAGE_BYTES = 8192
 # PostgreSQL splits relations into segments of 1 GiB; block numbers in checksums count across them.
 RELATION_SEGMENT_BLOCKS = 131072
 POSTGRES_VERSIONS = range(15, 19)
+# Two connections read as fast as BASE_BACKUP sends; more help only where the server has cores or the network latency to
+# spare (POSTGRES.md §7).
+SQL_CONNECTIONS_DEFAULT = 2

@@ -201,7 +201,9 @@ class SourceSettings:
     """One source.
 
     :param id: ``[a-z0-9][a-z0-9-]{0,62}``; never changed, never used for another source.
-    :param transport: ``local`` reads the data directory, ``replication`` uses ``BASE_BACKUP``.
+    :param transport: ``local`` reads the data directory, ``replication`` uses ``BASE_BACKUP``, ``sql`` reads files by
+        SQL functions.
+    :param sql_connections: connections that read files at the same time, by transport ``sql``.
     :param data_directory: of a ``local`` source; empty = asked from the server.
     :param repository: the first repository; ``ship_to`` the chain of others, in order.
     :param full_every_days: an incremental backup that finds its chain this old takes a full one instead.
@@ -211,7 +213,8 @@ class SourceSettings:
 
     id: str
     kind: Literal["postgres"] = "postgres"
-    transport: Literal["local", "replication"] = "local"
+    transport: Literal["local", "replication", "sql"] = "local"
+    sql_connections: int = bounds.SQL_CONNECTIONS_DEFAULT
     connection: PostgresConnection = field(default_factory=PostgresConnection)
     airflow_connection: str = ""
     data_directory: str = ""
@@ -454,9 +457,10 @@ def _check(settings: Settings, where: str) -> None:
                 settings.repository(name)
         if not settings.repositories:
             raise SettingsError(f"{where}: source {source.id!r} has no repository to go to")
-        for key, least, most in (("workers", 1, 64), ("compression_level", 1, 19), ("full_every_days", 1, 366)):
-            if not least <= getattr(source, key) <= most:
-                raise SettingsError(f"{where}: {key} of source {source.id!r} must be {least} to {most}")
+        limits = (("workers", 64), ("sql_connections", 16), ("compression_level", 19), ("full_every_days", 366))
+        for key, most in limits:
+            if not 1 <= getattr(source, key) <= most:
+                raise SettingsError(f"{where}: {key} of source {source.id!r} must be 1 to {most}")
         if _SLOT.fullmatch(source.wal_slot) is None:
             raise SettingsError(f"{where}: wal.slot of source {source.id!r} must be [a-z0-9_]{{1,63}}")
         if source.wal.slice_interval_s <= 0 or source.wal.idle_sample_s <= 0 or source.wal.busy_lag_max_bytes < 0:

@@ -14,14 +14,14 @@ from mingus_engine.sources.base import FileKind, Item, WalPiece
 from mingus_engine.sources.postgres import open_backup
 from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.slabs import SlabItem
-from tests.mingus_engine.sources.postgres.collecting import WalThread, leftovers, source
+from tests.mingus_engine.sources.postgres.collecting import TRANSPORTS, WalThread, leftovers, source
 from tests.support.postgres import PgCluster
 from tests.support.processes import wait_until
 
 WORKERS = 3
 
 
-@pytest.fixture(params=["local", "replication"])
+@pytest.fixture(params=TRANSPORTS)
 def settings(request: pytest.FixtureRequest, pg: PgCluster) -> SourceSettings:
     return source(pg, request.param)
 

@@ -17,12 +17,12 @@ from tests.integration.conftest import QUIET, Install
 from tests.support import directories
 from tests.support.installation import FIRST, SECOND, Installation, running
 from tests.support.pg_versions import PgVersion
-from tests.support.postgres import PgCluster
+from tests.support.postgres import BACKUP_FUNCTIONS, SQL_FUNCTIONS, PgCluster
 from tests.support.processes import unprivileged_user
 from tests.support.s3 import S3Bucket
 
 pytestmark = pytest.mark.xdist_group("full-backup")
-TRANSPORTS = ("local", "replication")
+TRANSPORTS = ("local", "replication", "sql")
 WITH_BOOKS: dict[str, Any] = {"predicates": ledger.PREDICATES, "measurements": ledger.MEASUREMENTS}
 #: What each version's cluster has of its own.
 TRAITS: dict[int, dict[str, Any]] = {
@@ -175,8 +175,9 @@ def test_a_role_with_only_the_needed_rights_can_back_up(
 ) -> None:
     books = make_books(15)
     role = f"mingus_{transport}"
-    functions = {"local": ["pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"], "replication": []}[transport]
-    books.create_role(role, options="REPLICATION", member_of=["pg_read_all_settings"], execute=functions)
+    functions = {"local": BACKUP_FUNCTIONS[:2], "replication": (), "sql": SQL_FUNCTIONS}[transport]
+    options, groups = ("", []) if transport == "sql" else ("REPLICATION", ["pg_read_all_settings"])
+    books.create_role(role, options=options, member_of=groups, execute=functions)
     books.execute(f"grant select on account, posting to {role}")
     installation = install(books, transport=transport, tcp_user=role, **WITH_BOOKS)
     report = installation.back_up()

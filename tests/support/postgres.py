@@ -44,11 +44,11 @@ DEFAULTS: dict[str, str] = {
 BACKUP_FUNCTIONS = (
     "pg_backup_start(text, boolean)",
     "pg_backup_stop(boolean)",
-    "pg_switch_wal()",
     "pg_read_binary_file(text, bigint, bigint, boolean)",
     "pg_ls_dir(text, boolean, boolean)",
     "pg_stat_file(text, boolean)",
 )
+SQL_FUNCTIONS = BACKUP_FUNCTIONS
 
 
 @dataclass

@@ -7,9 +7,11 @@ What happens: (1) an SQL session asks for facts; (2) a replication connection ma
 here on is lost; (3) the backup starts with a fast checkpoint; (4) files are read while the server works, so they are
 torn and of different moments, which replay mends; (5) the invariants are measured; (6) the backup stops and says its
 stop LSN; (7) WAL is streamed until that was reached. Transports differ in (3), (4) and (6): ``local`` reads the data
-directory between ``pg_backup_start`` and ``pg_backup_stop``, ``replication`` lets ``BASE_BACKUP`` send it.
+directory between ``pg_backup_start`` and ``pg_backup_stop``, ``sql`` does so by the server's own file functions,
+``replication`` lets ``BASE_BACKUP`` send it. A role without the right to replicate, which only ``sql`` accepts, has no
+slot: WAL is then read from the files of ``pg_wal`` while the backup runs.
 
-Both give the same files: those of ``pg_basebackup`` without WAL, links of tablespaces as ``pg_tblspc/<oid>`` with their
+All give the same files: those of ``pg_basebackup`` without WAL, links of tablespaces as ``pg_tblspc/<oid>`` with their
 contents below, ``backup_label`` and ``tablespace_map`` as the server made them, configuration from outside the data
 directory under ``mingus-config/``, and what only documents the origin under ``mingus-origin/``.
 
@@ -44,6 +46,10 @@ def open_backup(
         from mingus_engine.sources.postgres.replication import ReplicationBackup
 
         return ReplicationBackup(settings, label=label, cancel=cancel, choose_parent=choose_parent)
+    if settings.transport == "sql":
+        from mingus_engine.sources.postgres.sql import SqlBackup
+
+        return SqlBackup(settings, label=label, cancel=cancel, choose_parent=choose_parent)
     from mingus_engine.sources.postgres.local import LocalBackup
 
     return LocalBackup(settings, label=label, cancel=cancel, choose_parent=choose_parent)

@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import psycopg
 
@@ -29,10 +29,27 @@ from mingus_engine.sources.postgres import invariants
 from mingus_engine.sources.postgres.configuration import read_configuration
 from mingus_engine.sources.postgres.connection import connect_sql, mapped, place
 from mingus_engine.sources.postgres.facts import read_facts
-from mingus_engine.sources.postgres.wal import WalReceiver
+from mingus_engine.sources.postgres.wal import TimelineSwitch, WalReceiver
 
 # BASE_BACKUP and pg_backup_start refuse a label that does not fit a path (MAXPGPATH).
 LABEL_MAX_BYTES = 1023
+
+
+class BackupWal(Protocol):
+    """Where a backup's WAL comes from: ``WalReceiver``, or the files of ``pg_wal``. See there."""
+
+    @property
+    def slot(self) -> str: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def switch(self) -> TimelineSwitch | None: ...
+    def history(self, timeline: int) -> TimelineHistory: ...
+    def stop_at(self, lsn: int) -> None: ...
+    def confirm(self, lsn: int) -> None: ...
+    def stream(self, start: int, timeline: int) -> Iterator[WalPiece]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class PostgresBackup(abc.ABC):
@@ -70,8 +87,7 @@ class PostgresBackup(abc.ABC):
         try:
             self.session = self._closing.enter_context(contextlib.closing(connect_sql(self.conn)))
             self.server = read_facts(self.session, self.conn)
-            self.receiver = self._closing.enter_context(WalReceiver(self.conn, cancel))
-            self._reserve_wal()
+            self.receiver = self._closing.enter_context(self._open_wal())
             self.postmaster_started = self._postmaster_started()
             self.parent = choose_parent(self._identity())
             self.configuration = read_configuration(self.session, self.server, local=self.transport == "local")
@@ -197,8 +213,18 @@ class PostgresBackup(abc.ABC):
     def _checks(self, measured: list[invariants.Measured]) -> list[Check]:
         return list(invariants.checks(measured))
 
-    def _reserve_wal(self) -> None:
-        identity = self.receiver.identify()
+    def _open_wal(self) -> BackupWal:
+        """Where the WAL comes from, reserved from now on; sets ``timeline``."""
+        receiver = WalReceiver(self.conn, self.cancel)
+        try:
+            self._reserve_wal(receiver)
+        except BaseException:
+            receiver.close()
+            raise
+        return receiver
+
+    def _reserve_wal(self, receiver: WalReceiver) -> None:
+        identity = receiver.identify()
         if identity.system_id != self.server.system_id:
             raise SourceUnsupported(
                 f"{place(self.conn)}: SQL reaches cluster {self.server.system_id},"
@@ -206,7 +232,7 @@ class PostgresBackup(abc.ABC):
                 hint="connect to the server itself, not to a pooler or balancer",
             )
         self.timeline, self._position = identity.timeline, identity.flush
-        self.receiver.create_temporary_slot(f"mingus_{secrets.token_hex(8)}")
+        receiver.create_temporary_slot(f"mingus_{secrets.token_hex(8)}")
 
     def _ended_session(self, error: psycopg.Error | None = None) -> BackupBroken:
         what = f": {' '.join(str(error).split())}" if error else ""

@@ -102,7 +102,8 @@ class _ServerReader:
         self._session = session
 
     def __call__(self, path: str) -> tuple[SourceFile, bytes]:
-        query = "SELECT pg_read_binary_file(%s, 0, %s), (pg_stat_file(%s)).modification"
+        # The forms with `missing_ok`: those that transport `sql` is granted.
+        query = "SELECT pg_read_binary_file(%s, 0, %s, false), (pg_stat_file(%s, false)).modification"
         row = self._session.execute(query, (path, FILE_MAX_BYTES + 1, path)).fetchone()
         content, modified = row or (b"", None)
         mtime_ns = int(modified.timestamp()) * 10**9 if modified else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,15 +49,27 @@ def read(data_directory: Path) -> ControlFile:
     :raises SourceError: its CRC stays wrong.
     """
     path = data_directory / PATH.decode()
-    for _ in range(_ATTEMPTS):
+
+    def content() -> bytes:
         try:
-            found = parse(path.read_bytes())
+            return path.read_bytes()
         except OSError as error:
             raise SourceDenied(
                 f"cannot read {path}: {error.strerror}",
                 hint="run as the server's operating-system user, or correct data_directory",
             ) from None
+
+    return read_whole(content, str(path))
+
+
+def read_whole(content: Callable[[], bytes], what: str) -> ControlFile:
+    """What *content* gives once it is not torn.
+
+    :raises SourceError: its CRC stays wrong.
+    """
+    for _ in range(_ATTEMPTS):
+        found = parse(content())
         if found is not None:
             return found
         time.sleep(_PAUSE_S)
-    raise SourceError(f"{path} has a wrong CRC in {_ATTEMPTS} reads")
+    raise SourceError(f"{what} has a wrong CRC in {_ATTEMPTS} reads")

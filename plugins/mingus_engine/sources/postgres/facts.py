@@ -23,6 +23,7 @@ SETTINGS = (
     "wal_log_hints",
     "wal_segment_size",
     "data_checksums",
+    "data_directory_mode",
     "full_page_writes",
     "shared_preload_libraries",
     "session_preload_libraries",

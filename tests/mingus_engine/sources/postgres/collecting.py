@@ -20,7 +20,7 @@ from tests.support.directories import make_directory
 from tests.support.postgres import PgCluster
 from tests.support.processes import unprivileged_user
 
-TRANSPORTS = ("local", "replication")
+TRANSPORTS = ("local", "replication", "sql")
 
 
 def connection(

@@ -14,7 +14,7 @@ import pytest
 from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.errors import BackupBroken, Cancelled, SourceDenied, SourceError
 from mingus_engine.settings import Measurement
-from mingus_engine.sources.postgres import local, open_backup
+from mingus_engine.sources.postgres import low_level, open_backup
 from tests.mingus_engine.sources.postgres.collecting import collect, connection, leftovers, source
 from tests.support.directories import give_tree
 from tests.support.fixtures import MakeCluster
@@ -128,7 +128,7 @@ def test_the_loss_of_the_session_is_noticed_at_once(make_cluster: MakeCluster) -
                 ),
                 "the session is gone",
             )
-            time.sleep(local._LOOK_S)  # looked at that often, not at every item
+            time.sleep(low_level._LOOK_S)  # looked at that often, not at every item
 
     with pytest.raises(BackupBroken, match="session"):
         collect(source(cluster, "local"), before_item=strike)
