@@ -14,16 +14,23 @@ from mingus_engine.sources.base import FileKind, Item, WalPiece
 from mingus_engine.sources.postgres import open_backup
 from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.slabs import SlabItem
-from tests.mingus_engine.sources.postgres.collecting import TRANSPORTS, WalThread, leftovers, source
-from tests.support.postgres import PgCluster
+from tests.mingus_engine.sources.postgres.collecting import TRANSPORTS, WalThread, connection, leftovers, source
+from tests.support.postgres import BACKUP_FUNCTIONS, PgCluster
 from tests.support.processes import wait_until
 
 WORKERS = 3
+#: Transport `sql` as a role that may not replicate, so without a slot.
+PLAIN = "sql-plain"
 
 
-@pytest.fixture(params=TRANSPORTS)
-def settings(request: pytest.FixtureRequest, pg: PgCluster) -> SourceSettings:
-    return source(pg, request.param)
+@pytest.fixture(params=[*TRANSPORTS, PLAIN])
+def settings(request: pytest.FixtureRequest, pg: PgCluster) -> Iterator[SourceSettings]:
+    if request.param != PLAIN:
+        yield source(pg, request.param)
+        return
+    pg.create_role("plain", execute=BACKUP_FUNCTIONS)
+    yield source(pg, "sql", connection=connection(pg, "plain"))
+    pg.execute("drop owned by plain", "drop role plain")
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ from tests.support.s3 import S3Bucket
 pytestmark = pytest.mark.xdist_group("failures")
 MakeCluster = Callable[..., PgCluster]
 ONE_TRY = {"attempts": 1}
-TRANSPORTS = pytest.mark.parametrize("transport", ["local", "replication"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["local", "replication", "sql"])
 
 
 def _check_server_is_free(cluster: PgCluster) -> None:

@@ -17,7 +17,7 @@ from tests.integration.conftest import QUIET, Install
 from tests.support import directories
 from tests.support.installation import FIRST, SECOND, Installation, running
 from tests.support.pg_versions import PgVersion
-from tests.support.postgres import BACKUP_FUNCTIONS, SQL_FUNCTIONS, PgCluster
+from tests.support.postgres import BACKUP_FUNCTIONS, PgCluster
 from tests.support.processes import unprivileged_user
 from tests.support.s3 import S3Bucket
 
@@ -175,7 +175,7 @@ def test_a_role_with_only_the_needed_rights_can_back_up(
 ) -> None:
     books = make_books(15)
     role = f"mingus_{transport}"
-    functions = {"local": BACKUP_FUNCTIONS[:2], "replication": (), "sql": SQL_FUNCTIONS}[transport]
+    functions = {"local": BACKUP_FUNCTIONS[:2], "replication": (), "sql": BACKUP_FUNCTIONS}[transport]
     options, groups = ("", []) if transport == "sql" else ("REPLICATION", ["pg_read_all_settings"])
     books.create_role(role, options=options, member_of=groups, execute=functions)
     books.execute(f"grant select on account, posting to {role}")

@@ -48,7 +48,6 @@ BACKUP_FUNCTIONS = (
     "pg_ls_dir(text, boolean, boolean)",
     "pg_stat_file(text, boolean)",
 )
-SQL_FUNCTIONS = BACKUP_FUNCTIONS
 
 
 @dataclass

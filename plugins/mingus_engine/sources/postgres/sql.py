@@ -30,6 +30,11 @@ _BATCH_FILES = 256
 # Slabs of small files besides those that workers hold; of each, only the first MiB is used.
 _SPARE_SLABS = 2
 _CONTROL_MAX_BYTES = 64 * 1024
+# A right that is missing is found before anything was started.
+_PROBE = (
+    "SELECT pg_read_binary_file('PG_VERSION', 0, 8, true), (pg_stat_file('PG_VERSION', true)).size,"
+    " (SELECT count(*) FROM pg_ls_dir('global', true, false))"
+)
 _MAY_REPLICATE = "SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user"
 
 
@@ -136,6 +141,8 @@ class SqlBackup(LowLevelBackup):
     def _prepare(self) -> None:
         self._links = DataLinks(self.conn, self.settings.sql_connections, self.cancel, self._instance)
         self._closing.callback(self._links.close)
+        with self._links.borrowed() as link:
+            list(link.copy(_PROBE, "calling the functions that read files"))
         self._tree = SqlTree(self._links, self.server)
         self._slabs = SlabPool(self.settings.workers + _SPARE_SLABS, self.cancel)
 

@@ -31,6 +31,7 @@ _READ_BYTES = 2 * MIB
 _HISTORY_MAX_BYTES = MIB
 _PAGE_BYTES = 8192
 _PAGE_HEADER = struct.Struct("<HHIQ")
+_ZEROS = bytes(_PAGE_BYTES)
 _EPOCH_2000_S = 946_684_800
 _HINT = "grant REPLICATION to the role: a slot then keeps what the backup needs; or raise wal_keep_size"
 # The clock first: everything that was flushed when it was read lies before the position.
@@ -155,7 +156,11 @@ class FileWal:
     def _prove(self, piece: memoryview, at: int, timeline: int, name: bytes) -> None:
         for offset in range(0, len(piece) - _PAGE_HEADER.size + 1, _PAGE_BYTES):
             _, _, of_timeline, address = _PAGE_HEADER.unpack_from(piece, offset)
-            if address != at + offset or not 0 < of_timeline <= timeline:
+            if address == at + offset and 0 < of_timeline <= timeline:
+                continue
+            # Behind a switch of segments the rest of one is written as zeros, without page headers.
+            page = piece[offset : offset + _PAGE_BYTES]
+            if page != _ZEROS[: len(page)]:
                 raise self._lost(name, f"holds other pages at {lsns.text(at + offset)}: it was recycled")
 
     def _lost(self, name: bytes, what: str) -> BackupBroken:

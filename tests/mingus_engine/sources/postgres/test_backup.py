@@ -249,7 +249,8 @@ def test_a_file_that_grows_or_shrinks_or_vanishes_is_no_failure(make_cluster: Ma
 
 def test_a_role_with_only_what_is_needed_can_back_up(make_cluster: MakeCluster, transport: str) -> None:
     cluster = make_cluster(15)
-    cluster.create_role("bk", options="REPLICATION", execute=BACKUP_FUNCTIONS[:2])
+    options, functions = ("", BACKUP_FUNCTIONS) if transport == "sql" else ("REPLICATION", BACKUP_FUNCTIONS[:2])
+    cluster.create_role("bk", options=options, execute=functions)
     settings = source(
         cluster, transport, connection=connection(cluster, "bk", tcp=True), data_directory=str(cluster.data_directory)
     )
@@ -258,7 +259,7 @@ def test_a_role_with_only_what_is_needed_can_back_up(make_cluster: MakeCluster, 
     assert got.finished.facts["configuration"]["stored"] == []
 
 
-def test_a_role_without_replication_is_denied(make_cluster: MakeCluster, transport: str) -> None:
+def test_a_role_without_a_right_it_needs_is_denied(make_cluster: MakeCluster, transport: str) -> None:
     cluster = make_cluster(15)
     cluster.create_role("bk", execute=BACKUP_FUNCTIONS[:2])
     settings = source(cluster, transport, connection=connection(cluster, "bk", tcp=True))

@@ -1,5 +1,6 @@
 """`mingus check SOURCE`: names what is missing, and leaves the server as it was."""
 
+import dataclasses
 import threading
 
 import pytest
@@ -28,7 +29,7 @@ def test_a_good_source_passes_and_stays_as_it_was(pg: PgCluster, transport: str)
     found = check(source(pg, transport, predicates=(Predicate("p", "select true"),)))
     assert [c for c in found.values() if not c.ok] == []
     assert found["WAL round trip"].data["seen"] is True
-    assert ("data directory" in found) == (transport == "local")
+    assert ("data directory" in found) == (transport != "replication")
     assert found["invariant p"].ok
     wait_until(lambda: not leftovers(pg), "nothing is left")
 
@@ -47,6 +48,28 @@ def test_missing_rights_are_named_as_the_statements_that_give_them(make_cluster:
     cluster.execute(*(f"grant execute on function {f} to bk" for f in BACKUP_FUNCTIONS[:2]))
     cluster.execute("grant pg_read_all_settings to bk")
     assert failed(settings) == set()
+
+
+def test_the_rights_of_a_plain_role_are_granted_statement_by_statement(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(15)
+    cluster.create_role("bk")
+    settings = source(cluster, "sql", connection=connection(cluster, "bk", tcp=True))
+    missing = check(settings)["right to back up"].detail
+    assert "in database postgres" in missing
+    statements = missing.removeprefix("missing: ").rpartition(" (in database")[0].split("; ")
+    assert len(statements) == len(BACKUP_FUNCTIONS)
+    assert failed(settings) == {"right to back up", "data directory"}
+
+    cluster.execute(*statements)
+    found = check(settings)
+    assert [c for c in found.values() if not c.ok] == []
+    assert found["WAL round trip"].data["seen"] is True
+    assert "GRANT pg_read_all_settings" in found["right to read settings"].detail
+    assert 'ALTER ROLE "bk" REPLICATION' in found["right to replicate"].detail
+    with cluster.temporary_database() as other:
+        elsewhere = source(cluster, "sql", connection=dataclasses.replace(settings.connection, dbname=other))
+        assert failed(elsewhere) == {"right to back up", "data directory"}, "rights belong to a database"
+    wait_until(lambda: not leftovers(cluster), "nothing is left")
 
 
 def test_what_the_server_lacks_is_named(make_cluster: MakeCluster) -> None:
