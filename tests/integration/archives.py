@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import Popen
+
 from mingus_engine import lsn as lsns
-from mingus_engine.repository import log_index, logs, records
+from mingus_engine.repository import log_index, logs, names, records
 from mingus_engine.repository.log_index import LogIndex
+from tests.support import processes
 from tests.support.installation import FIRST, SOURCE, Installation
 from tests.support.postgres import PgCluster
 
@@ -61,9 +69,34 @@ def compare(mingus: Installation, cluster: PgCluster, timeline: int = 1, reposit
 
 def declared_gaps(mingus: Installation, repository: str = FIRST) -> list[dict[str, object]]:
     """The gaps that are declared in a repository."""
-    from mingus_engine.repository import names
 
     with mingus.opened(repository) as opened:
         found = [names.record(info.name) for info in opened.store.list(f"records/{SOURCE}/")]
         audits = [opened.get_record(name) for name in found if name and name.kind == records.AUDIT]
         return [dict(record.facts) for record in audits if record.facts["event"] == "wal gap"]
+
+
+def write_wal(cluster: PgCluster, mib: int = 1) -> None:
+    """Write about so many MiB of log."""
+    if mib:
+        cluster.execute(
+            "create table if not exists w (b text)",
+            f"insert into w select repeat(md5(g::text), 30) from generate_series(1, {mib * 1000}) g",
+        )
+
+
+@contextmanager
+def streaming(mingus: Installation, *arguments: str) -> Iterator[Popen[bytes]]:
+    """A ``mingus wal stream`` of its own process; killed at the end if it still runs."""
+    log = (mingus.root / f"stream-{secrets.token_hex(4)}.log").open("wb")
+    plugins = Path(__file__).resolve().parents[2] / "plugins"
+    with log:
+        service = processes.start(
+            [sys.executable, "-m", "mingus_engine", "wal", "stream", SOURCE, "--config",
+             str(mingus.root / "mingus.yaml"), *arguments],
+            log=log, env={**mingus.environment, "PYTHONPATH": str(plugins)}, cwd=mingus.root,
+        )  # fmt: skip
+        try:
+            yield service
+        finally:
+            processes.stop(service)

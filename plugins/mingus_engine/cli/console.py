@@ -53,6 +53,11 @@ class Console:
         if self.as_json:
             self._write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
 
+    def json_line(self, value: Mapping[str, Any]) -> None:
+        """One JSON document of several, on a line of its own; nothing without ``--json``."""
+        if self.as_json:
+            self._write(json.dumps(value, default=_plain, ensure_ascii=False) + "\n")
+
     def write_bytes(self, data: memoryview, checkpoint: Callable[[], None]) -> None:
         """Raw bytes to stdout (``cat``). *checkpoint* is called while a slow reader is waited for, too.
 

@@ -18,6 +18,7 @@ from mingus_engine.errors import MingusError
 from mingus_engine.jobs.context import JobContext
 
 if TYPE_CHECKING:
+    from mingus_engine.cli.progress import ProgressDisplay
     from mingus_engine.settings import Settings
 
 T = TypeVar("T")
@@ -46,14 +47,17 @@ class Session:
         :param notes: show what the job logs; else only with ``--verbose``.
         """
         display = self.console.progress()
-        context = JobContext(
+        with display or nullcontext():
+            return job(self.context(display, notes=notes))
+
+    def context(self, display: ProgressDisplay | None = None, *, notes: bool = True) -> JobContext:
+        """What a job is given, for one that shows its progress in its own way."""
+        return JobContext(
             provenance=self.provenance(),
             on_progress=display.update if display else None,
             cancel=self.cancel,
             log=self.console.note if notes or self.console.verbose else lambda _: None,
         )
-        with display or nullcontext():
-            return job(context)
 
     def provenance(self) -> dict[str, str]:
         """Who asks, for the run's record in the repository. No arguments: they are not ours to publish."""

@@ -12,6 +12,7 @@ from mingus_engine.errors import MingusError
 
 if TYPE_CHECKING:
     from mingus_engine.jobs.archive_wal import ArchiveWalReport
+    from mingus_engine.jobs.stream_wal import StreamStatus
 
 
 def add(commands: Subparsers) -> None:
@@ -26,6 +27,13 @@ def add(commands: Subparsers) -> None:
     archive.add_argument("source", metavar="SOURCE", help="its id in the settings")
     archive.add_argument("--no-canary", action="store_true", help="write no marker into the log")
     archive.add_argument("--no-ship", action="store_true", help="store it in the first reachable repository only")
+    stream = command(
+        verbs, "stream", "archive a source's log for ever, seconds behind the server", run_stream,
+        more="A service: waits out restarts, network cuts, promotions and stores that are down. SIGTERM stores what is"
+        " left and ends it. Says where it is once a minute; with --json a line of JSON each time.",
+    )  # fmt: skip
+    stream.set_defaults(command="wal stream")
+    stream.add_argument("source", metavar="SOURCE", help="its id in the settings")
 
 
 def run_archive(args: argparse.Namespace, session: Session) -> int:
@@ -44,6 +52,30 @@ def run_archive(args: argparse.Namespace, session: Session) -> int:
     except MingusError as error:
         raise Failed(error, report.as_dict()) from None
     session.console.document(report.as_dict())
+    return 0
+
+
+def run_stream(args: argparse.Namespace, session: Session) -> int:
+    """Run ``wal stream``."""
+    from mingus_engine.jobs.stream_wal import stream_wal
+
+    console = session.console
+
+    def status(now: StreamStatus) -> None:
+        console.json_line(now.as_dict())
+        behind = f", {output.size(now.lag_bytes)} behind" if now.lag_bytes else ""
+        console.line(
+            f"{now.source}: archived to {now.archived_to} on timeline {now.timeline} in {now.repository}{behind};"
+            f" committed before {now.sampled_at or 'not known'}; {now.segments} segments, {now.slices} slices,"
+            f" {output.size(now.wal_bytes)} of log; slot {now.wal_status}"
+            + (f"; {now.gaps} GAPS" if now.gaps else "")
+            + (f"; {now.failures} failures" if now.failures else "")
+        )
+        console.flush()
+
+    report = stream_wal(session.settings, args.source, context=session.context(), on_status=status)
+    console.json_line(report.as_dict())
+    console.line(f"{report.source}: stopped; archived to {report.archived_to} on timeline {report.timeline}")
     return 0
 
 

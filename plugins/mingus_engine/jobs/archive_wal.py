@@ -25,7 +25,7 @@ from mingus_engine.errors import (
 from mingus_engine.jobs import places, wal_canary
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.ship import ship_logs
-from mingus_engine.jobs.wal_session import Session, Totals
+from mingus_engine.jobs.wal_session import BUSY_POLL_S, BUSY_WAIT_S, Session, Totals
 from mingus_engine.repository import runs, writer
 from mingus_engine.repository.repository import Repository
 from mingus_engine.repository.writer import WriteRun
@@ -33,9 +33,6 @@ from mingus_engine.settings import Settings
 from mingus_engine.sources.postgres.archiving import Sample, WalSource
 from mingus_engine.sources.postgres.wal import WalRemoved
 
-# A receiver that was killed still holds the slot until the server notices.
-_BUSY_WAIT_S = 3.0
-_BUSY_POLL_S = 0.2
 # Changes of timeline, and slots that turn out to be worth nothing, within one drain.
 _SESSIONS_MAX = 20
 
@@ -170,7 +167,7 @@ class _Drain:
         )  # fmt: skip
         with closing(session):
             try:
-                self._ready(session)
+                session.ready()
             except SourceBusy as busy:
                 self._follow_streaming(session, busy)
                 self._finish(server)
@@ -186,15 +183,6 @@ class _Drain:
             self._finish(server)
         return True
 
-    def _ready(self, session: Session) -> None:
-        deadline = time.monotonic() + _BUSY_WAIT_S
-        while True:
-            try:
-                return session.ready()
-            except SourceBusy:
-                if time.monotonic() > deadline or self._context.cancel.wait(_BUSY_POLL_S):
-                    raise
-
     def _receive(self, session: Session) -> None:
         for store in session.stream():
             self._context.progress("archive", self._totals.stored_bytes + store.stored_bytes, 0)
@@ -209,9 +197,9 @@ class _Drain:
         :raises SourceBusy: it does not, or too slowly.
         """
         wal, target = self._source.wal, self._target or 0
-        deadline = time.monotonic() + _BUSY_WAIT_S + 2 * wal.slice_interval_s
+        deadline = time.monotonic() + BUSY_WAIT_S + 2 * wal.slice_interval_s
         while (stored_to := session.look()) < target and time.monotonic() < deadline:
-            if self._context.cancel.wait(_BUSY_POLL_S):
+            if self._context.cancel.wait(BUSY_POLL_S):
                 raise Cancelled("archiving was cancelled")
         lag = max(0, target - stored_to)
         if lag > wal.busy_lag_max_bytes:

@@ -6,12 +6,13 @@ timeline or a failure. Everything is looked up anew each time, so that no sessio
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from mingus_engine import lsn as lsns
-from mingus_engine.errors import LogDiverged, SourceError
+from mingus_engine.errors import LogDiverged, SourceBusy, SourceError
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.wal import store_history
 from mingus_engine.jobs.wal_position import Gap, Position, position
@@ -25,6 +26,10 @@ from mingus_engine.sources.base import TimelineHistory
 from mingus_engine.sources.postgres.archiving import Sample, WalSource
 from mingus_engine.sources.postgres.slots import Slot
 from mingus_engine.sources.postgres.wal import WalRemoved
+
+# A receiver that was killed still holds the slot until the server notices.
+BUSY_WAIT_S = 3.0
+BUSY_POLL_S = 0.2
 
 
 @dataclass
@@ -85,8 +90,7 @@ class Session:
 
         :raises SourceBusy: another receiver has the slot. :raises LogDiverged: the server is not the one archived here.
         """
-        server = self._server
-        self.slot, made = server.ready_slot()
+        self.slot, made = self._ready_slot()
         if made == "lost":
             self._context.log(f'replication slot "{self.slot.name}" was lost and is made anew: WAL may be missing')
         elif made:
@@ -99,6 +103,15 @@ class Session:
             index = self._index()
             self.position = self._position(index)
         self._refuse_older_server(index)
+
+    def _ready_slot(self) -> tuple[Slot, str]:
+        deadline = time.monotonic() + BUSY_WAIT_S
+        while True:
+            try:
+                return self._server.ready_slot()
+            except SourceBusy:
+                if time.monotonic() > deadline or self._context.cancel.wait(BUSY_POLL_S):
+                    raise
 
     def look(self) -> int:
         """Only look how far another archiver has stored the log: its LSN. Also sets ``position``.

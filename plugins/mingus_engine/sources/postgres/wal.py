@@ -310,15 +310,25 @@ class WalReceiver:
             os.write(self._wake_write, b"x")
 
     def _ended(self, result: PGresult | None, doing: str) -> None:
-        """Look at the results after the stream: a switch of timelines, an orderly end, or an error."""
+        """Look at the results after the stream: a switch of timelines, an orderly end, or an error.
+
+        All are taken, so that the connection is free for the next command.
+        """
+        error: SourceError | None = None
         while result is not None:
             if result.status == pq.ExecStatus.TUPLES_OK:
                 timeline, position = result.get_value(0, 0), result.get_value(0, 1)
                 if timeline and position:
                     self.switch = TimelineSwitch(int(timeline), lsns.parse(position.decode()))
             elif result.status != pq.ExecStatus.COMMAND_OK:
-                raise self._failed(result, doing)
-            result = self._next_result(doing)
+                error = error or self._failed(result, doing)
+            if self._link.status == pq.ConnStatus.BAD:
+                break
+            result = self._link.get_result()
+        if error is not None:
+            raise error
+        if self._link.status == pq.ConnStatus.BAD:
+            raise self._broken(f"{doing}: connection lost")
         if self.switch is None and (self._stop_at is None or self.position < self._stop_at):
             raise self._broken("the server ended the stream")
 
