@@ -16,7 +16,7 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,6 +69,13 @@ class Link(Protocol):
         :raises ServerFailure: also after the last event. :raises Cancelled: the event was set.
         """
 
+    def upload(self, command: str, pieces: Iterable[bytes]) -> None:
+        """Run *command* and send it *pieces* as its COPY.
+
+        :raises ServerFailure: it was refused; the link is fit for another command unless the connection broke.
+        :raises Cancelled: the event was set.
+        """
+
     def fill(self, target: memoryview) -> int:
         """Receive the beginning of *target*, contents of a file that come next; called instead of asking for an event.
 
@@ -105,11 +112,23 @@ class RawLink:
 
     def run(self, command: str) -> Iterator[Rows | memoryview]:
         """See :class:`Link`."""
-        text = command.encode() + b"\0"
+        self._send(b"Q", command.encode() + b"\0")
+        yield from self._answers(())
+
+    def upload(self, command: str, pieces: Iterable[bytes]) -> None:
+        """See :class:`Link`."""
+        self._send(b"Q", command.encode() + b"\0")
+        for _ in self._answers(pieces):
+            raise ServerFailure(None, f"{command}: the server sent data")
+
+    def _send(self, kind: bytes, body: bytes) -> None:
         try:
-            self._socket.sendall(_HEADER.pack(b"Q", len(text) + 4) + text)
+            self._socket.sendall(_HEADER.pack(kind, len(body) + 4) + body)
         except OSError as error:
             raise ServerFailure(None, str(error)) from None
+
+    def _answers(self, copy_in: Iterable[bytes]) -> Iterator[Rows | memoryview]:
+        """What comes until the server is ready again; *copy_in* is sent when it asks for it."""
         rows: list[Row] = []
         failure: ServerFailure | None = None
         while True:
@@ -118,6 +137,12 @@ class RawLink:
                 yield body
             elif kind == b"D":
                 rows.append(_row(body))
+            elif kind == b"G":
+                for piece in copy_in:
+                    if self._cancel.is_set():
+                        raise Cancelled("the backup was cancelled")
+                    self._send(b"d", piece)
+                self._send(b"c", b"")
             elif kind == b"C":
                 # Result sets of BASE_BACKUP end with "SELECT", the command itself with its own name.
                 if rows:
@@ -230,6 +255,14 @@ class LibpqLink:
 
     def run(self, command: str) -> Iterator[Rows | memoryview]:
         """See :class:`Link`."""
+        yield from self._answers(command, ())
+
+    def upload(self, command: str, pieces: Iterable[bytes]) -> None:
+        """See :class:`Link`."""
+        for _ in self._answers(command, pieces):
+            raise ServerFailure(None, f"{command}: the server sent data")
+
+    def _answers(self, command: str, copy_in: Iterable[bytes]) -> Iterator[Rows | memoryview]:
         link = self._connection
         failure: ServerFailure | None = None
         try:
@@ -238,6 +271,10 @@ class LibpqLink:
                 if result.status == pq.ExecStatus.TUPLES_OK:
                     columns = range(result.nfields)
                     yield Rows([[result.get_value(row, column) for column in columns] for row in range(result.ntuples)])
+                elif result.status == pq.ExecStatus.COPY_IN:
+                    for piece in copy_in:
+                        link.put_copy_data(piece)
+                    link.put_copy_end()
                 elif result.status == pq.ExecStatus.COPY_OUT:
                     yield from self._messages()
                 elif result.status != pq.ExecStatus.COMMAND_OK:

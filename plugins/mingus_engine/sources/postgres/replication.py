@@ -1,8 +1,9 @@
 """Transport ``replication``: the server sends everything by ``BASE_BACKUP``; no access to its files is needed.
 
 Source: PostgreSQL documentation "Streaming Replication Protocol", ``backend/backup/basebackup_copy.c``; POSTGRES.md §1.
-The server verifies page checksums while it reads. It warns of each bad page and, when all was sent, ends with the error
-``data_corrupted``: the backup is complete then and flagged, not lost.
+From 17 on it can send only what changed since the parent (``native``, ``increment``). The server verifies page
+checksums while it reads. It warns of each bad page and, when all was sent, ends with the error ``data_corrupted``: the
+backup is complete then and flagged, not lost.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ import hashlib
 import io
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import BinaryIO, cast
 
 from mingus_engine import lsn as lsns
 from mingus_engine.bounds import MIB
 from mingus_engine.errors import BackupBroken, SourceError, SourceUnsupported
 from mingus_engine.postgres import backup_manifest
-from mingus_engine.sources.base import Check, FileKind, Finished, Item, SourceFile
+from mingus_engine.sources.base import Check, FileKind, Finished, Item, Parent, SourceFile
+from mingus_engine.sources.postgres import native
 from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.connection import connect_replication, place, server_error
 from mingus_engine.sources.postgres.findings import Findings
 from mingus_engine.sources.postgres.link import Rows, ServerFailure, take_over
 from mingus_engine.sources.postgres.slabs import SlabItem, SlabPool
-from mingus_engine.sources.postgres.tar import TarReader
+from mingus_engine.sources.postgres.tar import ReadyItem, TarReader
 
 MANIFEST_PATH = b"mingus-origin/backup_manifest"
 # About 110,000 files; a longer one is checked, but not kept: what a source makes itself is held in memory.
@@ -37,6 +40,7 @@ _DATA_CORRUPTED = "XX001"
 _RATE_KIB = range(32, 1048576 + 1)
 _BAD_PAGE = re.compile(r'"(?:\./)?([^"]+)"\D+(\d+)\D.*\b[0-9A-F]{1,4}\b.*\b[0-9A-F]{1,4}\b')
 _BAD_TOTAL = re.compile(r"^(\d+) total checksum verification failure")
+_NO_SCRATCH = memoryview(b"")
 _TABLESPACE = re.compile(rb"([0-9]+)\.tar")
 
 
@@ -59,9 +63,9 @@ class ReplicationBackup(PostgresBackup):
                 kind = event[0]
                 if kind == _DATA:
                     if self._manifest is None:
-                        yield from self._tar.feed(event[1:])
+                        yield from self._merged(self._tar.feed(event[1:]))
                         while count := self._link.fill(self._tar.wanted):
-                            yield from self._tar.filled(count)
+                            yield from self._merged(self._tar.filled(count))
                     else:
                         self._manifest.write(event[1:])
                 elif kind == _NEW_ARCHIVE:
@@ -102,20 +106,63 @@ class ReplicationBackup(PostgresBackup):
         self._findings = Findings(wanted=verify, enabled=self.server.checksums)
         self._pool = SlabPool(self.settings.workers + _SPARE_SLABS, self.cancel)
         self._received = _FileSet()
-        self._tar = TarReader(self._pool, self._member)
         self._compressed = io.BytesIO()
         link = self._link = take_over(connect_replication(self.conn), self.cancel, self._noticed)
         self._closing.callback(link.close)
-        self._events = link.run(_command(self.label, verify=verify, max_rate=self.settings.max_rate_bytes_per_s))
+        self._increment = self._upload_parent()
         try:
-            start, spaces = next(self._events), next(self._events)
+            start, spaces = self._begin()
         except ServerFailure as failure:
-            raise self._failed(failure) from None
+            # Before it sends anything the server has looked for its summaries.
+            if self._increment is None or failure.sqlstate is None:
+                raise self._failed(failure) from None
+            self.notes.append(f"no increment of the server's own: {failure.message}")
+            self._increment = None
+            try:
+                start, spaces = self._begin()
+            except ServerFailure as again:
+                raise self._failed(again) from None
+        self.method = "the server's list of changed blocks" if self._increment is not None else self.method
+        self._tar = TarReader(self._pool, self._member, self._increment.size if self._increment is not None else None)
         if not isinstance(start, Rows) or not isinstance(spaces, Rows):
             raise BackupBroken(f"{place(self.conn)}: BASE_BACKUP began with data")
         self.start_lsn, self.timeline = lsns.parse(_text(start, 0, 0)), int(_text(start, 0, 1))
         self._tablespaces = [(row[0], row[1]) for row in spaces.rows if row[0] and row[1]]
         self._expected = sum(int(row[2] or 0) for row in spaces.rows) * 1024
+
+    def _begin(self) -> tuple[Rows | memoryview, Rows | memoryview]:
+        settings = self.settings
+        command = _command(
+            self.label,
+            verify=settings.verify_page_checksums,
+            max_rate=settings.max_rate_bytes_per_s,
+            increment=self._increment is not None,
+        )
+        self._events = self._link.run(command)
+        return next(self._events), next(self._events)
+
+    def _upload_parent(self) -> Parent | None:
+        """The parent if the server can say what changed since, and was told of its files; else a note says why not."""
+        parent = self.parent
+        if parent is None or self.server.major < native.SINCE:
+            return None
+        why_not = ""
+        if self.server.settings.get("summarize_wal") != "on":
+            why_not = "summarize_wal is off"
+        elif not parent.ranges_allowed:
+            why_not = f"a pack of {parent.snapshot} may not be built on"
+        elif not self.same_lifetime:
+            why_not = f"the server was restarted since {parent.snapshot}"
+        else:
+            try:
+                self._link.upload("UPLOAD_MANIFEST", native.parent_manifest(parent, self.server.major))
+            except ServerFailure as failure:
+                if failure.sqlstate is None:
+                    raise self._failed(failure) from None
+                why_not = failure.message
+        if why_not:
+            self.notes.append(f"no increment of the server's own: {why_not}")
+        return None if why_not else parent
 
     def _refuse_in_place_tablespaces(self) -> None:
         """PostgreSQL 15 leaves them out of what it sends with a tablespace map, and its manifest agrees."""
@@ -136,6 +183,17 @@ class ReplicationBackup(PostgresBackup):
             kind = FileKind.DIRECTORY if in_place else FileKind.SYMLINK
             target = b"" if in_place else location
             yield SlabItem(SourceFile(path, kind, 0o700, target=target), 0, memoryview(b""), None, last=True)
+
+    def _merged(self, ready: Sequence[ReadyItem]) -> Iterator[Item]:
+        """Items as of a full backup: only the label of an increment differs."""
+        for item in ready:
+            if self._increment is not None and item.file.path == b"backup_label" and isinstance(item, SlabItem):
+                label = native.full_label(bytes(item.read(_NO_SCRATCH) or b""), self._increment)
+                item.release()
+                file = replace(item.file, size=len(label))
+                yield SlabItem(file, 0, memoryview(label), None, last=True)
+            else:
+                yield item
 
     def _member(self, file: SourceFile) -> None:
         if file.kind == FileKind.FILE:
@@ -196,7 +254,7 @@ class _FileSet:
 _DATA, _NEW_ARCHIVE, _MANIFEST = b"dnm"
 
 
-def _command(label: str, *, verify: bool, max_rate: int) -> str:
+def _command(label: str, *, verify: bool, max_rate: int, increment: bool = False) -> str:
     options = [
         f"LABEL {_quoted(label)}",
         "CHECKPOINT 'fast'",
@@ -207,6 +265,8 @@ def _command(label: str, *, verify: bool, max_rate: int) -> str:
         "TABLESPACE_MAP",
         f"VERIFY_CHECKSUMS {'true' if verify else 'false'}",
     ]
+    if increment:
+        options.append("INCREMENTAL")
     if max_rate and max_rate // 1024 < _RATE_KIB.stop:
         options.append(f"MAX_RATE {max(max_rate // 1024, _RATE_KIB.start)}")
     return f"BASE_BACKUP ({', '.join(options)})"

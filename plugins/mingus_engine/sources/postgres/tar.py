@@ -6,11 +6,14 @@ directories, and links in ``pg_tblspc``; sizes of 8 GiB and more as base-256 num
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
 from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.errors import BackupBroken
 from mingus_engine.sources.base import FileKind, SourceFile
+from mingus_engine.sources.postgres.increment import PREFIX, IncrementMember, Room, StretchItem
 from mingus_engine.sources.postgres.slabs import Slab, SlabItem, SlabPool
 
 _BLOCK = 512
@@ -18,22 +21,54 @@ _KINDS = {b"0": FileKind.FILE, b"\0": FileKind.FILE, b"2": FileKind.SYMLINK, b"5
 _NOTHING = memoryview(b"")
 
 
+#: An item whose bytes are there already.
+ReadyItem: TypeAlias = SlabItem | StretchItem
+#: Size of the file at a path in the parent, which the server sends an increment over.
+ParentSize = Callable[[bytes], int | None]
+
+
+class _PlainMember:
+    """The contents of one file, a slab at a time."""
+
+    def __init__(self, file: SourceFile, room: Room) -> None:
+        self._file, self._room = file, room
+        self._offset = 0
+        self._target, self._slab = room(min(file.size, SLAB_BYTES))
+
+    def aim(self) -> memoryview:
+        return self._target
+
+    def complete(self) -> list[SlabItem]:
+        end = self._offset + len(self._target)
+        last = end == self._file.size
+        item = SlabItem(self._file, self._offset, self._target, self._slab, last=last)
+        self._offset = end
+        # The slab must be held by the item before the next one is taken, maybe from the same memory.
+        self._target, self._slab = (
+            (_NOTHING, self._slab) if last else self._room(min(self._file.size - end, SLAB_BYTES))
+        )
+        return [item]
+
+
 class TarReader:
     """Takes the bytes of one archive after the other. Not thread-safe.
 
     :param on_member: called with each complete header.
+    :param parent_size: of an incremental backup; ``None`` = no increments are expected.
     """
 
-    def __init__(self, pool: SlabPool, on_member: Callable[[SourceFile], None]) -> None:
+    def __init__(
+        self, pool: SlabPool, on_member: Callable[[SourceFile], None], parent_size: ParentSize | None = None
+    ) -> None:
         self._pool = pool
         self._on_member = on_member
+        self._parent_size = parent_size
         self._prefix = b""
         self._header = bytearray()
-        self._file: SourceFile | None = None
-        self._offset = 0  # of the item that is being filled, in its file
-        self._target = _NOTHING  # where the item's bytes go
+        self._member: _PlainMember | IncrementMember | None = None
+        self._target = _NOTHING  # where the member's next bytes go
         self._filled = 0
-        self._padding = 0
+        self._padding = self._padding_next = 0
         self._ended = True
         self._slab: Slab | None = None
 
@@ -51,21 +86,21 @@ class TarReader:
 
         :raises BackupBroken: the archive is cut.
         """
-        if self._file is not None or self._padding or self._header:
+        if self._member is not None or self._padding or self._header:
             raise _wrong("ends inside a file")
         if self._slab is not None:
             self._slab.drop()
             self._slab = None
 
-    def feed(self, data: memoryview) -> list[SlabItem]:
+    def feed(self, data: memoryview) -> list[ReadyItem]:
         """Take the next bytes; returns the items that became complete.
 
         :raises BackupBroken: this is not a tar archive of PostgreSQL. :raises Cancelled: while waiting for a slab.
         """
-        ready: list[SlabItem] = []
+        ready: list[ReadyItem] = []
         position, size = 0, len(data)
         while position < size:
-            if self._file is not None:
+            if self._member is not None:
                 count = min(len(self._target) - self._filled, size - position)
                 self._target[self._filled : self._filled + count] = data[position : position + count]
                 position += count
@@ -79,21 +114,27 @@ class TarReader:
                 self._header += data[position : position + count]
                 position += count
                 if len(self._header) == _BLOCK:
-                    self._member(bytes(self._header), ready)
+                    self._begin_member(bytes(self._header), ready)
                     self._header.clear()
         return ready
 
     @property
     def wanted(self) -> memoryview:
         """Where the next bytes belong when they are contents of a file; else empty."""
-        return self._target[self._filled :] if self._file is not None else _NOTHING
+        return self._target[self._filled :] if self._member is not None else _NOTHING
 
-    def filled(self, count: int) -> list[SlabItem]:
+    def filled(self, count: int) -> Sequence[ReadyItem]:
         """The first *count* bytes of :attr:`wanted` are there; returns the items that became complete."""
         self._filled += count
-        return [self._complete(self._file)] if self._file is not None and self._filled == len(self._target) else []
+        if self._member is None or self._filled < len(self._target):
+            return ()
+        ready = self._member.complete()
+        self._target, self._filled = self._member.aim(), 0
+        if not self._target:
+            self._member, self._padding = None, self._padding_next
+        return ready
 
-    def _member(self, header: bytes, ready: list[SlabItem]) -> None:
+    def _begin_member(self, header: bytes, ready: list[ReadyItem]) -> None:
         if not any(header):
             self._ended = True
             return
@@ -101,15 +142,25 @@ class TarReader:
             raise _wrong("goes on after its end")
         file = _parse(header, self._prefix)
         self._on_member(file)
-        if file.kind == FileKind.FILE and file.size:
-            self._file, self._offset = file, 0
-            self._aim(file)
-        else:
+        if file.kind != FileKind.FILE or not file.size:
             ready.append(SlabItem(file, 0, _NOTHING, None, last=True))
+            return
+        self._padding_next = -file.size % _BLOCK
+        self._member = self._increment(file) or _PlainMember(file, self._room)
+        self._target, self._filled = self._member.aim(), 0
 
-    def _aim(self, file: SourceFile) -> None:
-        """Choose the memory of the next item: the rest of a slab for a file that fits, else a new slab."""
-        length = min(file.size - self._offset, SLAB_BYTES)
+    def _increment(self, file: SourceFile) -> IncrementMember | None:
+        folder, slash, name = file.path.rpartition(b"/")
+        if self._parent_size is None or not name.startswith(PREFIX):
+            return None
+        path = folder + slash + name.removeprefix(PREFIX)
+        parent_bytes = self._parent_size(path)
+        if parent_bytes is None:
+            raise BackupBroken(f"the server sent an increment of {path[:200]!r}, which the parent does not have")
+        return IncrementMember(replace(file, path=path), parent_bytes, self._room)
+
+    def _room(self, length: int) -> tuple[memoryview, Slab]:
+        """Memory for *length* bytes: of the rest of a slab if they fit, else of a new one."""
         if self._slab is None or self._slab.free < length:
             if self._slab is not None:
                 self._slab.drop()
@@ -117,18 +168,7 @@ class TarReader:
             self._slab = self._pool.take()
         begin = self._slab.used
         self._slab.used = begin + length
-        self._target, self._filled = self._slab.data[begin : begin + length], 0
-
-    def _complete(self, file: SourceFile) -> SlabItem:
-        end = self._offset + len(self._target)
-        item = SlabItem(file, self._offset, self._target, self._slab, last=end == file.size)
-        self._offset = end
-        if end == file.size:
-            self._file, self._target = None, _NOTHING
-            self._padding = -file.size % _BLOCK
-        else:
-            self._aim(file)
-        return item
+        return self._slab.data[begin : begin + length], self._slab
 
 
 def _parse(header: bytes, prefix: bytes) -> SourceFile:
