@@ -207,6 +207,13 @@ class NoSuchSnapshot(MingusError):
     hint = "`mingus list` shows what there is"
 
 
+class NotRestorable(MingusError):
+    """The recovery target lies outside what can be restored; nothing was written."""
+
+    exit_code = 8
+    hint = "`mingus windows` shows what each repository can restore; --timeline chooses another timeline"
+
+
 class VerificationFailed(MingusError):
     """The restore test ran and found that the backup is not good."""
 

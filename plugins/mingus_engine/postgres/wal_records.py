@@ -71,14 +71,17 @@ class Event:
 class WalScanner:
     """Fed with log from *start*, a multiple of the page size, without gaps.
 
-    :param segment_bytes: size of a WAL segment.
+    :param segment_bytes: size of a WAL segment. :param watch: an LSN whose record is asked for.
     :ivar last: LSN of the last whole record, ``None`` before the first. :ivar end: of the byte behind it.
+    :ivar watched: the first record at or behind ``watch`` (LSN): where it begins, where it ends, the one before.
     :ivar ended: why nothing more can be read; empty as long as there is no reason.
     :ivar version: major version of PostgreSQL, 0 before the first page.
     """
 
     start: int
     segment_bytes: int
+    watch: int | None = None
+    watched: tuple[int, int, int] | None = None
     last: int | None = None
     end: int = 0
     ended: str = ""
@@ -89,7 +92,7 @@ class WalScanner:
     _log: bytearray = field(init=False, default_factory=bytearray)
     _pages: list[tuple[int, int]] = field(init=False, default_factory=list)
     _next: int = field(init=False, default=0)
-    _skipped: int | None = field(init=False, default=None)
+    _skipped: tuple[int, int] | None = field(init=False, default=None)
     _empty_to: int = field(init=False, default=0)
     _synchronised: bool = field(init=False, default=False)
     _previous: int | None = field(init=False, default=None)
@@ -168,7 +171,7 @@ class WalScanner:
         while True:
             at = self._next
             if self._skipped is not None and at <= size:
-                self._took(self._skipped, self._lsn(at, here))
+                self._took(*self._skipped, self._lsn(at, here))
                 self._skipped = None
             if size - at < _HEADER_BYTES:
                 break
@@ -185,10 +188,10 @@ class WalScanner:
                 break  # its content is needed: wait for the rest
             self._next, self._previous = at + total + -total % 8, lsn
             if at + total > size:
-                self._skipped = lsn
+                self._skipped = lsn, previous
                 continue
             end = self._lsn(at + total, here)
-            self._took(lsn, end + -end % 8)
+            self._took(lsn, previous, end + -end % 8)
             if operation == (_XLOG, _SWITCH):
                 self._empty_to = -(-end // self.segment_bytes) * self.segment_bytes
                 self._restart(0)
@@ -198,8 +201,10 @@ class WalScanner:
                 self._event(operation, xid, previous, bytes(log[at : at + total]), found)
         self._forget(min(self._next, size))
 
-    def _took(self, lsn: int, end: int) -> None:
+    def _took(self, lsn: int, previous: int, end: int) -> None:
         self.last, self.end = lsn, end
+        if self.watch is not None and self.watched is None and lsn >= self.watch:
+            self.watched = lsn, end, previous
 
     def _lsn(self, position: int, here: int) -> int:
         """The LSN behind the byte before *position* of the kept log."""
