@@ -174,23 +174,19 @@ class Installation:
             level=level,
         )
 
-    def restore(
-        self,
-        directory: Path,
-        repository: str | None = None,
-        snapshot: str | None = None,
-        tablespace_map: Mapping[str, str] | None = None,
-        **context: Any,
-    ) -> RestoreReport:
-        """Restore a snapshot, by default the newest."""
+    def restore(self, directory: Path, repository: str | None = None, **values: Any) -> RestoreReport:
+        """Restore a snapshot (by default the newest) or, with ``to``, a moment.
+
+        :param values: as for the job, or as for ``JobContext``.
+        """
+        context = {name: values.pop(name) for name in ("cancel", "on_progress", "log") if name in values}
         return restore(
             self.settings,
             SOURCE,
             directory=directory,
-            context=self.context(**context),
             repository=repository,
-            snapshot=snapshot,
-            tablespace_map=tablespace_map,
+            context=self.context(**context),
+            **values,
         )
 
     def connection_to(self, cluster: PgCluster) -> PostgresConnection:

@@ -68,6 +68,22 @@ def add_snapshot(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--snapshot", metavar="ULID", type=ulid_prefix, help=text)
 
 
+def add_target(parser: argparse.ArgumentParser, text: str) -> None:
+    """``--to TARGET`` and what goes with it."""
+    parser.add_argument(
+        "--to", metavar="TARGET",
+        help=f"{text}; latest, immediate, time:2026-11-23T14:29:59+01:00 (without an offset: UTC), lsn:16/B374D848,"
+        " xid:12345 or name:RESTORE-POINT",
+    )  # fmt: skip
+    parser.add_argument("--timeline", metavar="N", type=whole_number, help="follow this one; default: the newest")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--inclusive", dest="inclusive", action="store_true", default=True,
+        help="of a time, LSN or transaction: with what is exactly there (default)",
+    )  # fmt: skip
+    which.add_argument("--exclusive", dest="inclusive", action="store_false", help="without it")
+
+
 def ulid_prefix(text: str) -> str:
     """The beginning of a snapshot's ULID, in the alphabet of ULIDs."""
     if re.fullmatch(r"[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{1,26}", text) is None:

@@ -1,4 +1,4 @@
-"""``restore``: a snapshot becomes a data directory."""
+"""``restore``: a snapshot, or a moment, becomes a data directory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mingus_engine.cli import output
-from mingus_engine.cli.arguments import Subparsers, add_repository, add_snapshot, command
+from mingus_engine.cli.arguments import Subparsers, add_repository, add_snapshot, add_target, command
 from mingus_engine.cli.console import Console
 from mingus_engine.cli.session import Session
 
@@ -16,8 +16,9 @@ from mingus_engine.cli.session import Session
 def add(commands: Subparsers) -> None:
     """The parser."""
     parser = command(
-        commands, "restore", "restore a snapshot into an empty directory", run,
-        more="Nothing is written before everything is known to fit; what failed half-way is removed.",
+        commands, "restore", "restore a snapshot, or any moment of a recovery window, into an empty directory", run,
+        more="Nothing is written before everything is known to fit and the target is known to be reached; what failed"
+        " half-way is removed.",
     )  # fmt: skip
     parser.add_argument("source", metavar="SOURCE", help="its id in the settings")
     parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="new data directory: empty or not there")
@@ -28,6 +29,15 @@ def add(commands: Subparsers) -> None:
         help="put a tablespace elsewhere, by its OID or its original directory; may be repeated",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="only say what would be written where")
+    add_target(parser, "recover to this moment; default: to the end of the snapshot itself")
+    recovery = parser.add_argument_group("with --to")
+    recovery.add_argument(
+        "--action", choices=("promote", "pause", "shutdown"), default="promote",
+        help="what the server does at the target; default: promote",
+    )  # fmt: skip
+    recovery.add_argument(
+        "--standby", action="store_true", help="make a standby (standby.signal); primary_conninfo is yours to set"
+    )
 
 
 def run(args: argparse.Namespace, session: Session) -> int:
@@ -41,6 +51,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
         lambda context: restore(
             session.settings, args.source, directory=args.directory.absolute(), repository=args.repository,
             snapshot=args.snapshot, tablespace_map=dict(args.tablespace), dry_run=args.dry_run, context=context,
+            to=args.to, timeline=args.timeline, inclusive=args.inclusive, action=args.action, standby=args.standby,
         )
     )  # fmt: skip
     console = session.console
@@ -51,17 +62,29 @@ def run(args: argparse.Namespace, session: Session) -> int:
 
 def _show(console: Console, report: dict[str, Any], *, dry_run: bool) -> None:
     plan = report["plan"]
+    recovery = plan.get("recovery")
     pairs = [
-        ("snapshot", str(report["snapshot"])),
+        *((("target", str(recovery["target"])),) if recovery else ()),
+        ("snapshot", str(report["snapshot"]) + (f" ({recovery['snapshot_reason']})" if recovery else "")),
         ("repository", str(report["repository"])),
         ("directory", str(report["directory"])),
         *((f"tablespace {oid}", str(path)) for oid, path in plan["tablespaces"].items()),
     ]
+    if recovery:
+        pairs += [
+            ("timelines", str(recovery["timelines"])),
+            ("WAL range", f"{recovery['wal_start']} to {recovery['wal_end']}"),
+            *((("note", str(recovery["note"])),) if recovery["note"] else ()),
+        ]
     if dry_run:
         pairs += [
             ("would write", f"{output.number(plan['files'])} files, {output.size(plan['bytes'])}"),
             ("WAL", output.size(plan["wal_bytes"])),
             *((f"needed in {path}", output.size(needed)) for path, needed in plan["needed"].items()),
+            (
+                "estimated",
+                output.duration(plan["estimated_s"]) if plan["estimated_s"] else "unknown: nothing is proven",
+            ),
         ]
     else:
         pairs += [

@@ -1,9 +1,8 @@
-"""``restore``: a snapshot becomes a data directory that is ready to start.
+"""``restore``: a snapshot, or a moment in a recovery window, becomes a data directory that is ready to start.
 
-The phases: choose repository and snapshot → plan (places, space) → refuse what must be refused, before anything is
-written → files → WAL →
-``backup_manifest`` and, last of all, ``global/pg_control``. A restore that fails or is killed leaves nothing that
-could be started.
+The phases: choose repository, snapshot and log → plan (places, space) → refuse what must be refused, before anything
+is written → files → WAL → recovery settings → ``backup_manifest`` and, last of all, ``global/pg_control``. A restore
+that fails or is killed leaves nothing that could be started.
 """
 
 from __future__ import annotations
@@ -11,27 +10,37 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mingus_engine import lsn as lsns
+from mingus_engine.codec import plainjson
 from mingus_engine.errors import ComponentMissing, SettingsError
-from mingus_engine.jobs import places, reading
+from mingus_engine.jobs import places, reading, recovery_target, wal_files
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
+from mingus_engine.jobs.crew import Crew
 from mingus_engine.jobs.materialise import Materialiser
+from mingus_engine.jobs.recovery_target import Recovery, Target
+from mingus_engine.jobs.stored_wal import StoredWal
+from mingus_engine.jobs.wal_files import WalFile
+from mingus_engine.jobs.windows import Recoverable
 from mingus_engine.postgres import programs
 from mingus_engine.postgres.backup_manifest import WalRange
-from mingus_engine.repository.logs import LogReader
-from mingus_engine.repository.manifests import LogRef
+from mingus_engine.repository import names, records, state
 from mingus_engine.repository.reader import SnapshotReader
+from mingus_engine.repository.repository import Repository
 from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources.base import FileKind
 from mingus_engine.targets.postgres.target import PostgresTarget
 
 _RESTORE_WORKERS = 2
+# Fetching waits for the store, not for the processor.
+_WAL_WORKERS = 4
+ACTIONS = ("promote", "pause", "shutdown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,8 @@ class Plan:
     """What a restore will do, found out before anything is written. Sizes in bytes.
 
     :param tablespaces: OID → directory. :param needed: directory → bytes.
+    :param recovery: of a target: snapshot's reason, window, timelines, log, settings (``Recovery.as_dict``).
+    :param estimated_s: seconds until the server accepts connections, by the newest proof; ``None``: nothing is proven.
     """
 
     snapshot: str
@@ -48,6 +59,8 @@ class Plan:
     bytes: int
     wal_bytes: int
     needed: dict[str, int]
+    recovery: dict[str, Any] | None = None
+    estimated_s: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -66,6 +79,29 @@ class RestoreReport(Report):
     wal_bytes: int = 0
     start_hint: str = ""
     plan: dict[str, Any]
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the server does at the target.
+
+    :param action: ``promote``, ``pause`` or ``shutdown``. :param standby: it stays a standby and follows its primary.
+    :param restore_command: how it gets log; empty: all that it needs was copied into ``pg_wal``.
+    """
+
+    action: str = "promote"
+    standby: bool = False
+    restore_command: str = ""
+
+    def settings(self, recovery: Recovery) -> dict[str, str]:
+        """What goes into ``postgresql.auto.conf``."""
+        values = {"restore_command": self.restore_command or "false", **recovery.settings}
+        if recovery.target.kind != "latest":
+            values["recovery_target_action"] = self.action
+        elif self.standby:
+            values["recovery_target_timeline"] = "latest"
+        return values
 
 
 def restore(
@@ -78,16 +114,31 @@ def restore(
     snapshot: str | None = None,
     tablespace_map: Mapping[str, str] | None = None,
     dry_run: bool = False,
+    to: str | None = None,
+    timeline: int | None = None,
+    inclusive: bool = True,
+    action: str = "promote",
+    standby: bool = False,
 ) -> RestoreReport:
-    """Restore a snapshot of *source_id* into *directory*, which must be empty or not there.
+    """Restore *source_id* into *directory*, which must be empty or not there: a snapshot, or a moment.
 
     :param repository: from where; default: the first reachable one of the chain. :param snapshot: ULID or its
-        beginning; default: newest.
+        beginning; default: the newest, with *to* the newest that leads there.
     :param tablespace_map: OID or original directory → new directory. :param dry_run: only the plan.
-    :raises TargetError: the place is not usable; nothing was written. :raises NoSuchSnapshot: :raises Damaged:
+    :param to: recovery target (``recovery_target.FORMS``); default: the end of the snapshot itself.
+    :param timeline: to follow to the target; default: the newest. :param inclusive: of an LSN, time or transaction.
+    :param action: of the server at the target: ``promote``, ``pause`` or ``shutdown``. :param standby: it becomes a
+        standby.
+    :raises NotRestorable: the target is outside what can be restored. :raises TargetError: the place is not usable.
+        Nothing was written. :raises NoSuchSnapshot: :raises Damaged:
     """
     clock = Stopwatch()
     source = settings.source(source_id)
+    target = recovery_target.parse(to) if to is not None else None
+    if action not in ACTIONS:
+        raise SettingsError(f"{action!r} is not one of {', '.join(ACTIONS)}")
+    if target is None and (timeline is not None or standby or action != "promote" or not inclusive):
+        raise SettingsError("a timeline, an action or a standby needs a recovery target", hint="say --to")
     with ExitStack() as stack:
         opened = (
             places.opened(settings, repository, context)
@@ -95,10 +146,21 @@ def restore(
             else places.first_reachable(settings, source_id, context)
         )
         place = stack.enter_context(opened)
-        manifest = reading.choose(place, source_id, snapshot)
+        found: Recoverable | None = None
+        recovery: Recovery | None = None
+        if target is None:
+            manifest = reading.choose(place, source_id, snapshot)
+        else:
+            found, recovery = find_recovery(
+                place, source_id, target, timeline=timeline, inclusive=inclusive, snapshot=snapshot, context=context
+            )
+            manifest = found.manifests[recovery.point.snapshot]
         stack.enter_context(reading.announced(place, manifest, context))
-        job = PostgresRestore(SnapshotReader(place, manifest), directory, tablespace_map or {}, context)
-        plan = job.plan()
+        job = PostgresRestore(
+            SnapshotReader(place, manifest), directory, tablespace_map or {}, context,
+            recovery=recovery, wal=found.wal if found else None, ending=Ending(action, standby),
+        )  # fmt: skip
+        plan = replace(job.plan(), estimated_s=_estimate(place, source_id, job.plan()))
         if not dry_run:
             job.run(owner=_owner(directory, source.verify.run_as), durable=True)
         return RestoreReport(
@@ -113,15 +175,51 @@ def restore(
             wal_bytes=0 if dry_run else plan.wal_bytes,
             start_hint="" if dry_run else _start_hint(directory, job.version, source),
             plan=plan.as_dict(),
+            target=target.text if target else None,
         )
 
 
+def find_recovery(
+    place: Repository,
+    source_id: str,
+    target: Target,
+    *,
+    context: JobContext,
+    timeline: int | None = None,
+    inclusive: bool = True,
+    snapshot: str | None = None,
+) -> tuple[Recoverable, Recovery]:
+    """How *target* is reached from one repository; see :func:`recovery_target.resolve`.
+
+    :param snapshot: ULID or its beginning.
+    :raises NotRestorable: :raises NoSuchSnapshot:
+    """
+    seen = state.look(place, source_id)
+    chosen = seen.find(snapshot).ulid if snapshot else None
+    found = Recoverable(place, source_id, seen)
+    return found, recovery_target.resolve(
+        found, target, context=context, timeline=timeline, inclusive=inclusive, snapshot=chosen
+    )
+
+
 class PostgresRestore:
-    """One snapshot into one data directory; used by ``restore`` and by restore tests."""
+    """One snapshot into one data directory; used by ``restore`` and by restore tests.
+
+    :param recovery: where the server shall recover to, with *wal* to take the log from; default: the snapshot's end.
+    """
 
     def __init__(
-        self, reader: SnapshotReader, directory: Path, tablespace_map: Mapping[str, str], context: JobContext
+        self,
+        reader: SnapshotReader,
+        directory: Path,
+        tablespace_map: Mapping[str, str],
+        context: JobContext,
+        *,
+        recovery: Recovery | None = None,
+        wal: StoredWal | None = None,
+        ending: Ending | None = None,
     ) -> None:
+        self._recovery, self._wal, self._ending = recovery, wal, ending or Ending()
         self._reader, self._directory, self._context = reader, directory, context
         self._manifest = reader.manifest
         self.facts = reader.body.facts
@@ -144,8 +242,10 @@ class PostgresRestore:
                     files += 1
                     prefix = b"/".join(entry.path.split(b"/", 2)[:2]) + b"/"
                     needed[by_prefix.get(prefix, self._directory)] += entry.size
-            wal = self._wal_files()
-            wal_bytes = len(wal) * self._segment_bytes
+            wal_bytes = sum(
+                file.length if file.name.endswith(".history") else self._segment_bytes
+                for file in self._wal_files().values()
+            )
             total = sum(needed.values())
             needed[self._directory] += wal_bytes
             self._plan = Plan(
@@ -156,6 +256,7 @@ class PostgresRestore:
                 bytes=total,
                 wal_bytes=wal_bytes,
                 needed={str(path): size for path, size in needed.items()},
+                recovery=self._recovery.as_dict() if self._recovery else None,
             )
         return self._plan
 
@@ -179,7 +280,10 @@ class PostgresRestore:
             try:
                 materialiser = Materialiser(self._reader, target, self._context, plan.bytes)
                 written = materialiser.run(_RESTORE_WORKERS)
-                target.write_wal(self._wal_content(), self._context.checkpoint)
+                self._write_wal(target, plan.wal_bytes)
+                if self._recovery is not None:
+                    signal = "standby" if self._ending.standby else "recovery"
+                    target.configure(self._ending.settings(self._recovery), signal=signal)
                 target.finish(self._wal_ranges())
             except BaseException:
                 target.abandon()
@@ -188,26 +292,33 @@ class PostgresRestore:
             target.close()
         self.files, self.bytes = written.files, written.bytes
 
-    def _wal_files(self) -> dict[str, LogRef]:
-        """Segment or history name → the container to take it from (the longest that starts the segment)."""
-        chosen: dict[str, LogRef] = {}
-        for ref in self._manifest.logs:
-            _, timeline, part = ref.lineage.split("/")
-            if part == "history":
-                name = f"{int(timeline):08X}.history"
-            else:
-                name = lsns.segment_name(int(timeline), ref.start, self._segment_bytes)
-                if ref.start % self._segment_bytes:
-                    continue
-            if name not in chosen or chosen[name].end < ref.end:
-                chosen[name] = ref
-        return chosen
+    def _wal_files(self) -> dict[str, WalFile]:
+        """By name. The snapshot's own log is there in any case, under the names of its own timeline."""
+        files = wal_files.of_snapshot(self._reader, self._segment_bytes)
+        if self._recovery is not None and self._wal is not None and not self._ending.restore_command:
+            wanted = wal_files.of_recovery(self._wal, self._recovery)
+            files.update({n: f for n, f in wanted.items() if n not in files or files[n].length < f.length})
+        return files
 
-    def _wal_content(self) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-        for name, ref in sorted(self._wal_files().items()):
-            run_key = self._reader.body.run_keys.get(ref.run)
-            reader = LogReader(self._reader.repository, self._manifest.name.source, ref, run_key)
-            yield name, ref.end - ref.start, reader.chunks()
+    def _write_wal(self, target: PostgresTarget, total: int) -> None:
+        """Several files at once: each is one or more containers, which a distant store gives one after the other."""
+        done = 0
+        lock = threading.Lock()
+
+        def counted(file: WalFile) -> Iterator[bytes]:
+            nonlocal done
+            for chunk in file.chunks():
+                self._context.checkpoint()
+                yield chunk
+                with lock:
+                    done += len(chunk)
+                self._context.progress("restore WAL", done, total, file.name)
+
+        def write(file: WalFile) -> None:
+            target.write_wal([(file.name, file.length, counted(file))], self._context.checkpoint)
+
+        crew = Crew[WalFile]("wal", lambda: write, cancel=self._context.cancel, queue_items=_WAL_WORKERS)
+        crew.run((file for _, file in sorted(self._wal_files().items())), _WAL_WORKERS)
 
     def _wal_ranges(self) -> list[WalRange]:
         facts = self.facts
@@ -230,6 +341,20 @@ def _place_tablespaces(facts: Mapping[str, Any], wanted: Mapping[str, str]) -> d
         known = ", ".join(f"{oid} ({path})" for oid, path in places_of.items()) or "none"
         raise SettingsError(f"no tablespace {min(unknown)} in this snapshot; it has: {known}")
     return places_of
+
+
+def _estimate(place: Repository, source_id: str, plan: Plan) -> float | None:
+    """Seconds until connections, from the newest restore test that passed here: its rate over this plan's bytes."""
+    listed = [name for info in place.store.list(f"records/{source_id}/") if (name := names.record(info.name))]
+    for name in sorted((n for n in listed if n.kind == records.PROOF), key=lambda n: n.ulid, reverse=True):
+        record = place.get_record(name)
+        if record.facts.get("ok") is not True or record.text("level") != "L4":
+            continue
+        report = plainjson.decode(place.open(record.source_envelope), str(name)).get("report", {})
+        rto_s, read = report.get("rto_s"), report.get("bytes_read")
+        if isinstance(rto_s, int | float) and isinstance(read, int) and read > 0:
+            return round(float(rto_s) * (plan.bytes + plan.wal_bytes) / read, 1)
+    return None
 
 
 def _owner(directory: Path, run_as: str) -> tuple[int, int] | None:

@@ -79,7 +79,11 @@ class StoredWal:
         with _named(log):
             if log.name.end - log.name.start > max_bytes:
                 raise Damaged(f"{log.name}: is larger than {max_bytes} bytes")
-            return b"".join(self._reader(log).chunks())
+        return b"".join(self.whole(log))
+
+    def whole(self, log: StoredLog) -> Iterator[bytes]:
+        """The bytes of one container. :raises DamagedLog: see :meth:`chunks`."""
+        return self.chunks([Piece(log, log.name.start, log.name.end)])
 
     def chunks(self, pieces: Iterable[Piece]) -> Iterator[bytes]:
         """The bytes of *pieces*, which follow each other, in parts of at most 256 KiB.

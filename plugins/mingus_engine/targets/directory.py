@@ -20,7 +20,7 @@ _NOTE = b"""MINGUS Backup & Recovery is writing into this directory, or was inte
 What is here is not complete and must not be used. This file disappears when the restore is complete.
 """
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+_REPLACE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryTarget:
@@ -151,12 +151,12 @@ class DirectoryTarget:
         """
         return self._open_own(path, _CREATE)
 
-    def append(self, path: bytes, data: bytes) -> None:
-        """Append to a file that was restored, or make it.
+    def replace(self, path: bytes, data: bytes) -> None:
+        """Give a file that was restored another content, or make it.
 
         :raises TargetError: the file system refused.
         """
-        with translated(path), self._open_own(path, _APPEND) as file:
+        with translated(path), self._open_own(path, _REPLACE) as file:
             file.write(data)
 
     def read_file(self, path: bytes, max_bytes: int) -> bytes:

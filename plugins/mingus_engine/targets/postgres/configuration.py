@@ -8,6 +8,16 @@ from collections.abc import Mapping
 from mingus_engine.errors import SettingsError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
+# Two recovery targets are an error to PostgreSQL, and commands of an earlier recovery may remove somebody's archive.
+_RECOVERY = re.compile(
+    rb"^[ \t]*(recovery_target\w*|restore_command|recovery_end_command|archive_cleanup_command)[ \t=].*\n?",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def without_recovery(text: bytes) -> bytes:
+    """*text* of a configuration file without settings of a recovery."""
+    return _RECOVERY.sub(b"", text)
 
 
 def lines(values: Mapping[str, str]) -> bytes:

@@ -24,6 +24,7 @@ LEFT_OUT = frozenset({b"standby.signal", b"recovery.signal", b"postmaster.pid", 
 CONTROL_MAX_BYTES = 64 * 1024
 MAP_MAX_BYTES = 4 * 1024 * 1024
 LABEL_MAX_BYTES = 8 * 1024
+AUTO_MAX_BYTES = 4 * 1024 * 1024
 
 
 def tablespace_link(oid: int) -> bytes:

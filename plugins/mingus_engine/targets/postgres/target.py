@@ -153,7 +153,7 @@ class PostgresTarget:
         return wal.write(self._tree, files, self._segment_bytes, checkpoint)
 
     def configure(self, values: Mapping[str, str], *, signal: str = "") -> None:
-        """Settings to append to ``postgresql.auto.conf`` at the end, e.g. ``restore_command`` and a recovery target.
+        """Settings to write into ``postgresql.auto.conf`` at the end, e.g. ``restore_command`` and a recovery target.
 
         :param signal: ``recovery`` or ``standby``: the signal file to make; empty: none.
         :raises SettingsError: not a setting, or not a signal.
@@ -174,7 +174,7 @@ class PostgresTarget:
         entry, content = self._require_complete()
         self._write_map()
         if self._overrides:
-            self._tree.append(layout.AUTO, b"# added by a restore\n" + configuration.lines(self._overrides))
+            self._write_overrides()
         if self._signal:
             self._tree.open_file(TargetFile(f"{self._signal}.signal".encode())).close()
         self._recorder().add(entry, checksum.append(0, content))
@@ -260,6 +260,19 @@ class PostgresTarget:
             content = tablespace_map.generate(new)
         written = TargetFile(layout.MAP, size=len(content), mtime_ns=entry.mtime_ns)
         self._recorder().add(written, self._write(written, content))
+
+    def _write_overrides(self) -> None:
+        """Settings at the end of ``postgresql.auto.conf``, without those that an earlier recovery left there."""
+        try:
+            present = self._tree.read_file(layout.AUTO, layout.AUTO_MAX_BYTES + 1)
+        except TargetError:
+            present = b""
+        if len(present) > layout.AUTO_MAX_BYTES:
+            raise Damaged(f"{layout.AUTO.decode()} of the snapshot is larger than {layout.AUTO_MAX_BYTES} bytes")
+        if present and not present.endswith(b"\n"):
+            present += b"\n"
+        added = b"# added by a restore\n" + configuration.lines(self._overrides)
+        self._tree.replace(layout.AUTO, configuration.without_recovery(present) + added)
 
     def _write(self, entry: FileEntry, content: bytes) -> int:
         writer = self._tree.open_file(entry)
