@@ -209,13 +209,18 @@ class _Service:
             )  # fmt: skip
             with closing(session):
                 session.ready()
-                due = 0.0
-                for store in session.stream(ticks=True):
+                interval_s = self._source.wal.slice_interval_s
+                due, stop_by = 0.0, 0.0
+                for store in session.stream(tick_s=interval_s):
                     now = time.monotonic()
                     if now >= due:
-                        due = now + self._source.wal.slice_interval_s
+                        due = now + interval_s
                         self._slice(server, session, store)
-                    if self._asked.is_set() or now >= until:
+                    if self._asked.is_set() and not stop_by:
+                        # What the server has by now comes along, if that does not take long.
+                        stop_by = now + LAST_SLICE_S / 2
+                        server.receiver.stop_at(max(server.sample().flush, store.position))
+                    if now >= until or 0 < stop_by <= now:
                         break
                 if session.store is not None:
                     session.store.slice()

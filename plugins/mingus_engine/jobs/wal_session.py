@@ -185,8 +185,8 @@ class Session:
 
     # -- streaming ----------------------------------------------------------------------------------------------------
 
-    def stream(self, *, ticks: bool = False) -> Iterator[SegmentStore]:
-        """Receive and store; yields the store after each piece (also after none, with *ticks*).
+    def stream(self, *, tick_s: float = 0.0) -> Iterator[SegmentStore]:
+        """Receive and store; yields the store after each piece (also after none, every *tick_s*).
 
         Ends as the receiver's stream does (``stop_at``, or the end of the timeline). The unfinished segment is the
         caller's to ``slice``.
@@ -197,32 +197,32 @@ class Session:
         here = self.position
         if here.earlier is not None:
             try:
-                yield from self._stream(here.earlier, ticks=ticks)
+                yield from self._stream(here.earlier, tick_s=tick_s)
             except WalRemoved as error:
                 reached = self.store.stored_to if self.store is not None else here.earlier.stored_to
                 self._declare(Gap(here.timeline, reached, here.stored_to, error.message))
             else:
                 return
         try:
-            yield from self._stream(here, ticks=ticks)
+            yield from self._stream(here, tick_s=tick_s)
         except WalRemoved:
             # The slot promised it: it is worth nothing. The next session makes a new one and finds the gap.
             with suppress(SourceError):
                 self._server.receiver.drop_slot(self.slot.name)
             raise
 
-    def _stream(self, at: Position, *, ticks: bool) -> Iterator[SegmentStore]:
+    def _stream(self, at: Position, *, tick_s: float) -> Iterator[SegmentStore]:
         tail = self._tails.get(at)
         start = min(at.start(self._to.segment_bytes), tail.start if tail else at.stored_to)
         try:
-            yield from self._stream_from(start, at, tail, ticks=ticks)
+            yield from self._stream_from(start, at, tail, tick_s=tick_s)
         except WalRemoved:
             if start >= at.start(self._to.segment_bytes) or (self.store and self.store.position > start):
                 raise
             # Only what would be compared is gone.
-            yield from self._stream_from(at.stored_to, at, None, ticks=ticks)
+            yield from self._stream_from(at.stored_to, at, None, tick_s=tick_s)
 
-    def _stream_from(self, start: int, at: Position, tail: Tail | None, *, ticks: bool) -> Iterator[SegmentStore]:
+    def _stream_from(self, start: int, at: Position, tail: Tail | None, *, tick_s: float) -> Iterator[SegmentStore]:
         self._finish_store()
         store = self.store = SegmentStore(
             self._to, at.timeline, start=start, stored_to=at.stored_to, tail=tail, on_segment=self._stored
@@ -232,7 +232,7 @@ class Session:
         self._totals.archived_to = at.stored_to
         if self._server.standby and start > self._server.flush:
             return  # a standby that was started again is behind what it had sent
-        for piece in self._server.receiver.stream(start, at.timeline, ticks=ticks):
+        for piece in self._server.receiver.stream(start, at.timeline, tick_s=tick_s):
             store.take(piece.start, piece.data)
             yield store
 

@@ -181,13 +181,13 @@ class WalReceiver:
             done.set()
             teller.join()
 
-    def stream(self, start: int, timeline: int, *, ticks: bool = False) -> Iterator[WalPiece]:
+    def stream(self, start: int, timeline: int, *, tick_s: float = 0.0) -> Iterator[WalPiece]:
         """Pieces from *start* on; may be started again after it ended.
 
         A piece's data stay valid. Its clock and flush position are such that whatever was flushed when the clock
         showed that time lies before that position (0 = not known).
 
-        :param ticks: yield a piece without data about once a second while the server has nothing to send.
+        :param tick_s: yield a piece without data so often while the server has nothing to send; 0 = never.
 
         Ends at the position given to :meth:`stop_at`, or at the end of the timeline (``switch`` says so then).
 
@@ -196,7 +196,7 @@ class WalReceiver:
         :raises BackupBroken: the server shut down, the connection broke.
         :raises Cancelled: the event was set.
         """
-        steps = self._stream(start, timeline, ticks=ticks)
+        steps = self._stream(start, timeline, tick_s=tick_s)
         while True:
             with self._lock:
                 self._checkpoint()
@@ -223,7 +223,7 @@ class WalReceiver:
         finally:
             self._lock.release()
 
-    def _stream(self, start: int, timeline: int, *, ticks: bool) -> Iterator[WalPiece]:
+    def _stream(self, start: int, timeline: int, *, tick_s: float) -> Iterator[WalPiece]:
         slot = f'SLOT "{self.slot}" ' if self.slot else ""
         command = f"START_REPLICATION {slot}PHYSICAL {lsns.text(start)} TIMELINE {timeline}"
         self.position, self.switch = start, None
@@ -234,7 +234,7 @@ class WalReceiver:
                 self._ended(result, command)
                 return
             self._link.nonblocking = 1
-            by_server = yield from self._pieces(timeline, ticks=ticks)
+            by_server = yield from self._pieces(timeline, tick_s=tick_s)
             # After an error of the server there is no COPY left that could be ended.
             with contextlib.suppress(psycopg.Error) if by_server else contextlib.nullcontext():
                 self._link.put_copy_end()
@@ -248,7 +248,7 @@ class WalReceiver:
         except psycopg.Error as error:
             raise self._broken(str(error)) from None
 
-    def _pieces(self, timeline: int, *, ticks: bool) -> Generator[WalPiece, None, bool]:
+    def _pieces(self, timeline: int, *, tick_s: float) -> Generator[WalPiece, None, bool]:
         """Returns whether it was the server that ended the stream."""
         reported = time.monotonic()
         # A message's own clock is read after its flush position; the one before it was read earlier than that.
@@ -279,7 +279,7 @@ class WalReceiver:
             if time.monotonic() - reported >= STATUS_INTERVAL_S:
                 self._report(flushed=self._confirmed)
                 reported = time.monotonic()
-            if size == 0 and not self._wait() and ticks:
+            if size == 0 and not self._wait(min(tick_s or _POLL_S, _POLL_S)) and tick_s:
                 yield WalPiece(timeline, self.position, memoryview(b""), 0, 0)
 
     def _report(self, *, flushed: int) -> None:
@@ -287,13 +287,13 @@ class WalReceiver:
         self._link.put_copy_data(_STATUS.pack(b"r", self.position, flushed, 0, now, 0))
         self._link.flush()
 
-    def _wait(self) -> bool:
-        """Wait for the server, a second at most; whether it sent something."""
+    def _wait(self, seconds: float = _POLL_S) -> bool:
+        """Wait for the server; whether it sent something."""
         self._checkpoint()
         poll = select.poll()
         poll.register(self._link.socket, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
-        ready = [fd for fd, _ in poll.poll(_POLL_S * 1000)]
+        ready = [fd for fd, _ in poll.poll(seconds * 1000)]
         if self._wake_read in ready:
             os.read(self._wake_read, 64)
         if self._link.socket in ready:

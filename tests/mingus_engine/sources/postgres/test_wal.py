@@ -200,7 +200,7 @@ def test_a_promotion_ends_the_timeline_where_the_history_says(make_cluster: Make
 def test_what_a_client_was_told_before_a_pieces_clock_lies_before_its_flush_position(pg15: PgCluster) -> None:
     with receiving(pg15) as receiver:
         identity = receiver.identify()
-        pieces = receiver.stream(lsns.segment_start(identity.flush, 16 << 20), 1, ticks=True)
+        pieces = receiver.stream(lsns.segment_start(identity.flush, 16 << 20), 1, tick_s=1.0)
         known = []
         with pg15.connect() as client:
             while len(known) < 3:
