@@ -16,6 +16,8 @@ _GAUGES = {
     "bytes_read": "size_bytes",
     "bytes_stored": "stored_bytes",
     "bytes_put": "put_bytes",
+    "wal_bytes": "wal_bytes",
+    "lag_bytes": "lag_bytes",
     "ratio": "ratio",
     "rto_s": "rto_seconds",
     "rpo_s": "rpo_seconds",

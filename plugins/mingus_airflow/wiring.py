@@ -21,7 +21,7 @@ from mingus_engine.settings import Settings, load
 DEFAULT_SETTINGS_FILE = Path(__file__).resolve().parents[2] / "include" / "config" / "mingus.yaml"
 
 # Every scheduled DAG with its cron expression, unless the settings say otherwise.
-DEFAULT_SCHEDULES = {"backup_postgres_full": "0 2 * * *"}
+DEFAULT_SCHEDULES = {"backup_postgres_full": "0 2 * * *", "backup_postgres_wal": "*/5 * * * *"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Wiring:
     """
 
     back_up: PerJob = field(default_factory=PerJob)
+    archive_wal: PerJob = field(default_factory=PerJob)
     ship: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     verify: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     retries: int = 3
@@ -54,7 +55,7 @@ class Wiring:
     progress_interval_s: int = 10
 
     def arguments(self, job: str) -> dict[str, Any]:
-        """Operator arguments of a task of *job* (``back_up``, ``ship`` or ``verify``)."""
+        """Operator arguments of a task of *job* (``back_up``, ``archive_wal``, ``ship`` or ``verify``)."""
         bounds: PerJob = getattr(self, job)
         return {
             "pool": bounds.pool,

@@ -181,6 +181,7 @@ class VerifySettings:
 class WalSettings:
     """How the write-ahead log of a source is archived.
 
+    :param scheduled: whether the DAG ``backup_postgres_wal`` archives it.
     :param slot: name of the replication slot; empty = ``mingus_<source id>`` (see :attr:`SourceSettings.wal_slot`).
     :param slice_interval_s: a streaming archiver stores what is new of the unfinished segment this often.
     :param idle_sample_s: while nothing is written, how often "archived up to now" is stored, at most.
@@ -189,6 +190,7 @@ class WalSettings:
         this is not stored yet.
     """
 
+    scheduled: bool = True
     slot: str = ""
     slice_interval_s: float = 5.0
     idle_sample_s: float = 300.0

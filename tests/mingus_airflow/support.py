@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from mingus_engine.jobs import archive_wal
 from mingus_engine.jobs.context import JobContext, Report
 from mingus_engine.settings import Settings
 
@@ -92,11 +93,21 @@ class FakeEngine:
                 "flagged": False,
             },
             "ship": {"snapshots": [snapshot], "objects_put": 3, "bytes_put": 400},
+            "archive_wal": {
+                "archived_to": "0/3000148",
+                "lag_bytes": 7,
+                "wal_bytes": 4096,
+                "gaps": [],
+                "checks": [],
+                "repositories": [{"name": "primary", "ok": True}],
+            },
             "verify": {"snapshot": snapshot, "ok": True, "rto_s": 2.5, "checks": [], "proof": "01K0PROOF"},
         }
         for name, more in reports.items():
             module = types.ModuleType(f"mingus_engine.jobs.{name}")
             setattr(module, name, self.job(name, **more))
+            if name == "archive_wal":
+                module.refuse_incomplete = archive_wal.refuse_incomplete  # type: ignore[attr-defined]
             monkeypatch.setitem(sys.modules, module.__name__, module)
 
 

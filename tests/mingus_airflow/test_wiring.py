@@ -83,7 +83,7 @@ def test_a_schedule_of_none_means_only_when_triggered() -> None:
 
 def test_a_schedule_of_a_dag_that_there_is_not_is_refused() -> None:
     with pytest.raises(SettingsError, match="did you mean 'backup_postgres_full'"):
-        schedule(Settings(schedules={"backup_postgres": "0 3 * * *"}), "backup_postgres_full")
+        schedule(Settings(schedules={"backup_postgres_ful": "0 3 * * *"}), "backup_postgres_full")
 
 
 def test_the_settings_are_found_beside_the_plugins_whatever_the_working_directory(

@@ -2,6 +2,7 @@
 
 from mingus_airflow.operators.encrypt_and_ship import EncryptAndShipOperator
 from mingus_airflow.operators.pg_base_backup import PgBaseBackupOperator
+from mingus_airflow.operators.pg_wal_archive import PgWalArchiveOperator
 from mingus_airflow.operators.restore_verify import RestoreVerifyOperator
 
-__all__ = ["EncryptAndShipOperator", "PgBaseBackupOperator", "RestoreVerifyOperator"]
+__all__ = ["EncryptAndShipOperator", "PgBaseBackupOperator", "PgWalArchiveOperator", "RestoreVerifyOperator"]

@@ -26,6 +26,8 @@ class EngineOperator(BaseOperator):
 
     # The job's verb, as in logs and metrics.
     verb: ClassVar[str]
+    # What it is of, as a tag of metrics.
+    kind: ClassVar[str] = "full"
     template_fields: Sequence[str] = ("source", "settings_file")
     operator_extra_links = (ReportLink(),)
     ui_fgcolor = "#ffffff"
@@ -47,7 +49,7 @@ class EngineOperator(BaseOperator):
         :raises AirflowException: it failed and may be tried again.
         :raises AirflowFailException: it failed and would again.
         """
-        tags = {"system": self.source, "kind": "full"}
+        tags = {"system": self.source, "kind": self.kind}
         try:
             with translated(self.log, f"{self.verb} {self.source}"):
                 settings = connections.resolve(load_settings(self.settings_file), self.source)

@@ -10,7 +10,12 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from mingus_airflow import metrics
-from mingus_airflow.operators import EncryptAndShipOperator, PgBaseBackupOperator, RestoreVerifyOperator
+from mingus_airflow.operators import (
+    EncryptAndShipOperator,
+    PgBaseBackupOperator,
+    PgWalArchiveOperator,
+    RestoreVerifyOperator,
+)
 from mingus_airflow.operators.base import EngineOperator
 from mingus_airflow.operators.encrypt_and_ship import hops
 from mingus_engine.errors import Cancelled, SourceUnreachable, VerificationFailed
@@ -215,3 +220,33 @@ def test_every_argument_of_an_operator_is_documented_and_templated(operator: typ
     assert own == set(operator.template_fields)
     for name in operator.template_fields:
         assert f":param {name}:" in (operator.__doc__ or ""), name
+
+
+def test_archiving_returns_its_report_and_sends_its_lag(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    gauges: dict[str, Any] = {}
+    monkeypatch.setattr(metrics.stats, "gauge", lambda name, value, tags: gauges.update({name: (value, tags["kind"])}))
+    report = execute(PgWalArchiveOperator(task_id="t", source="ledger"))
+    assert report["archived_to"] == "0/3000148"
+    assert engine.calls == [("archive_wal", "ledger", {})]
+    assert gauges == {"archive.lag_bytes": (7, "wal"), "archive.wal_bytes": (4096, "wal")}
+
+
+def test_a_gap_and_a_slot_in_danger_are_loud(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    gap = {"from": "0/1000000", "to": "0/2000000", "why": "segment was removed"}
+    checks = [{"name": "archiving slot", "ok": False, "detail": "about to be lost"}]
+    engine.say["archive_wal"] = {"gaps": [gap], "checks": checks}
+    execute(PgWalArchiveOperator(task_id="t", source="ledger"))
+    written = "".join(capsys.readouterr())
+    assert "GAP from 0/1000000 to 0/2000000: segment was removed" in written
+    assert "finding: archiving slot: about to be lost" in written
+
+
+def test_log_that_is_not_in_every_repository_fails_the_task_which_is_tried_again(engine: FakeEngine) -> None:
+    states = [
+        {"name": "primary", "ok": True},
+        {"name": "offsite", "ok": False, "error": "no route to host", "transient": True},
+    ]
+    engine.say["archive_wal"] = {"repositories": states, "repository": "primary"}
+    with pytest.raises(AirflowException, match="not everywhere: offsite: no route to host") as caught:
+        execute(PgWalArchiveOperator(task_id="t", source="ledger"))
+    assert not isinstance(caught.value, AirflowFailException)
