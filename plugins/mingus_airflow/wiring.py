@@ -21,7 +21,11 @@ from mingus_engine.settings import Settings, load
 DEFAULT_SETTINGS_FILE = Path(__file__).resolve().parents[2] / "include" / "config" / "mingus.yaml"
 
 # Every scheduled DAG with its cron expression, unless the settings say otherwise.
-DEFAULT_SCHEDULES = {"backup_postgres_full": "0 2 * * *", "backup_postgres_wal": "*/5 * * * *"}
+DEFAULT_SCHEDULES = {
+    "backup_postgres_full": "0 2 * * *",
+    "backup_postgres_incremental": "0 9-18 * * *",
+    "backup_postgres_wal": "*/5 * * * *",
+}
 
 
 @dataclass(frozen=True)

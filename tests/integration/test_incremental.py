@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from mingus_engine.errors import StoreDenied, VerificationFailed
+from mingus_engine.settings import Settings
+from mingus_engine.store.faulty import Fault
 from tests.integration import ledger
 from tests.integration.comparing import base_backup, difference, tree
 from tests.integration.conftest import QUIET, Install
@@ -116,3 +122,171 @@ def test_each_of_ten_increments_restores_to_the_bytes_of_an_independent_backup(
     assert installation.verify("L4", SECOND).ok
     with running(workspace, workspace / f"at{len(DEEDS)}" / "restored", cluster) as server:
         assert ledger.turnover(server) == ledger.turnover(cluster)
+
+
+def test_without_a_snapshot_a_full_is_taken_and_says_so(books: PgCluster, install: Install) -> None:
+    installation = install(books)
+    report = installation.back_up(incremental=True)
+    assert (report.kind, report.parent, report.depth) == ("postgres full", None, 0)
+    assert report.reasons == ["there is no snapshot to build on"]
+    assert "fresh full: there is no snapshot to build on" in installation.messages
+
+
+def test_a_full_builds_on_nothing(books: PgCluster, install: Install) -> None:
+    installation = install(books)
+    installation.back_up()
+    report = installation.back_up()
+    assert (report.kind, report.reasons, report.bytes_reused) == ("postgres full", [], 0)
+
+
+def test_a_promotion_asks_for_a_fresh_full(make_cluster: MakeCluster, install: Install, workspace: Path) -> None:
+    primary = make_cluster(15)
+    with PgCluster.standby_of(primary, workspace / "standby") as standby:
+        standby.start()
+        installation = install(standby, transport="replication")
+        installation.back_up()
+        assert installation.back_up(incremental=True).depth == 1
+        standby.value("select pg_promote()")
+        report = installation.back_up(incremental=True)
+        assert (report.kind, report.reasons) == ("postgres full", ["timeline 1 became 2"])
+        assert installation.back_up(incremental=True).depth == 1
+
+
+def test_a_server_that_was_put_back_in_time_gets_a_fresh_full(
+    make_cluster: MakeCluster, install: Install, workspace: Path
+) -> None:
+    cluster = make_cluster(15)
+    ledger.furnish(cluster, postings=100)
+    installation = install(cluster)
+    old = installation.back_up()
+    cluster.execute("select transfer(1, 2, 3)", "select pg_switch_wal()", "select transfer(1, 2, 4)")
+    newer = installation.back_up(incremental=True)
+    installation.restore(workspace / "restored", snapshot=old.snapshot)
+    with running(workspace, workspace / "restored", cluster) as server:
+        connection = {"host": str(server.socket_directory), "port": server.port}
+        again = install(
+            server, connection=connection, repositories={FIRST: installation.path(FIRST)}, initialised=False
+        )
+        again.settings = replaced_keys(again, installation)
+        report = again.back_up(incremental=True)
+    assert report.kind == "postgres full"
+    assert f"before the end of {newer.snapshot}: it was restored" in report.reasons[-1]
+
+
+def replaced_keys(one: Installation, other: Installation) -> Settings:
+    """The settings of *one* with the repositories of *other*."""
+    return dataclasses.replace(one.settings, repositories=other.settings.repositories)
+
+
+def flip(path: Path, at: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
+def test_damage_in_a_parents_pack_is_found_in_the_child_and_not_built_on_again(
+    books: PgCluster, install: Install, workspace: Path
+) -> None:
+    installation = install(books)
+    full = installation.back_up()
+    (pack,) = [p for p in installation.files(below=f"packs/ledger/{full.run}") if p.stat().st_size > 10**6]
+    flip(pack, 500_000)
+    child = installation.back_up(incremental=True)
+    assert child.parent == full.snapshot
+    with pytest.raises(VerificationFailed, match="L1 stored SHA-256"):
+        installation.verify("L1")
+    report = installation.back_up(incremental=True)
+    assert report.kind == "postgres full"
+    assert report.reasons == [
+        f"not on {child.snapshot}: its newest proof (L1) failed",
+        f"no pack of {full.snapshot} may be built on: verification of a snapshot that holds it failed",
+    ]
+    assert installation.verify("L2").ok
+    installation.restore(workspace / "restored")
+    with running(workspace, workspace / "restored", books) as server:
+        assert ledger.turnover(server) == ledger.turnover(books)
+
+
+def test_a_parent_that_lacks_a_pack_is_not_one(books: PgCluster, install: Install) -> None:
+    installation = install(books)
+    full = installation.back_up()
+    books.execute("select transfer(1, 2, 3)")
+    child = installation.back_up(incremental=True)
+    for path in installation.files(below=f"packs/ledger/{child.run}"):
+        path.unlink()
+    report = installation.back_up(incremental=True)
+    assert (report.parent, report.depth) == (full.snapshot, 1)
+    assert f"not on {child.snapshot}: packs/ledger/{child.run}/" in report.reasons[0]
+    assert installation.verify("L2").ok
+
+
+def test_a_parent_that_proves_damaged_on_the_way_is_left_aside(books: PgCluster, install: Install) -> None:
+    installation = install(books)
+    full = installation.back_up()
+    books.execute("select transfer(1, 2, 3)")
+    child = installation.back_up(incremental=True)
+    (trees,) = [
+        path
+        for path in installation.files(below=f"packs/ledger/{child.run}")
+        if path.stat().st_size == min(p.stat().st_size for p in installation.files(below=f"packs/ledger/{child.run}"))
+    ]
+    flip(trees, trees.stat().st_size // 2)
+    report = installation.back_up(incremental=True)
+    assert report.parent == full.snapshot
+    assert report.reasons == [f"not on {child.snapshot}: it proved damaged"]
+    assert installation.verify("L2").ok
+
+
+def test_what_is_shipped_of_an_increment_is_what_is_missing_and_restores_alone(
+    books: PgCluster, install: Install, workspace: Path
+) -> None:
+    installation = install(books)
+    installation.back_up()
+    first = installation.ship()
+    books.execute("select transfer(g, g + 1, g) from generate_series(1, 50) g")
+    child = installation.back_up(incremental=True)
+    second = installation.ship()
+    assert second.bytes_put < first.bytes_put / 4
+    assert installation.verify("L1", SECOND).ok
+    shutil.rmtree(installation.path(FIRST))
+    installation.restore(workspace / "restored", SECOND, snapshot=child.snapshot)
+    with running(workspace, workspace / "restored", books) as server:
+        assert ledger.turnover(server) == ledger.turnover(books)
+
+
+def test_an_increment_builds_on_what_was_shipped_here(books: PgCluster, install: Install) -> None:
+    """The first repository is down, the next one takes over: its packs were put there by other runs."""
+    installation = install(books)
+    full = installation.back_up()
+    installation.ship()
+    installation.path(FIRST).rename(installation.path(FIRST).with_name("away"))
+    report = installation.back_up(incremental=True)
+    assert (report.repository, report.parent) == (SECOND, full.snapshot)
+    assert report.bytes_stored < full.bytes_stored / 4
+    assert installation.verify("L2", SECOND).ok
+
+
+def test_an_increment_that_was_killed_is_resumed(books: PgCluster, install: Install, workspace: Path) -> None:
+    installation = install(books)
+    installation.back_up()
+    books.execute("create table big_change as select g, md5(g::text) t from generate_series(1, 100000) g")
+    fault = Fault("put", "raise", name="snapshots/*", error=lambda: StoreDenied("the process dies here"))
+    with installation.faults(fault), pytest.raises(StoreDenied):
+        installation.back_up(incremental=True)
+    report = installation.back_up(incremental=True)
+    assert report.kind == "postgres incremental"
+    assert report.bytes_stored < 1_000_000, "what the dead run stored is used"
+    assert installation.verify("L4").ok
+    books.execute("drop table big_change")
+
+
+def test_two_increments_at_once_both_restore(books: PgCluster, install: Install, workspace: Path) -> None:
+    installation = install(books)
+    installation.back_up()
+    books.execute("select transfer(1, 2, 3)")
+    with ThreadPoolExecutor(2) as pool:
+        reports = list(pool.map(lambda _: installation.back_up(incremental=True), range(2)))
+    for report in reports:
+        assert report.kind == "postgres incremental"
+        assert installation.verify("L2", FIRST, report.snapshot).ok
+    assert installation.back_up(incremental=True).parent in {r.snapshot for r in reports}

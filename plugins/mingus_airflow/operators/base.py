@@ -27,7 +27,7 @@ class EngineOperator(BaseOperator):
     # The job's verb, as in logs and metrics.
     verb: ClassVar[str]
     # What it is of, as a tag of metrics.
-    kind: ClassVar[str] = "full"
+    kind: str = "full"
     template_fields: Sequence[str] = ("source", "settings_file")
     operator_extra_links = (ReportLink(),)
     ui_fgcolor = "#ffffff"

@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
+from mingus_engine import lsn as lsns
 from mingus_engine import ulids
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.repository import names, records, reusable
@@ -18,7 +19,7 @@ from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.parent import ParentSnapshot, lacking
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.repository.repository import utc_now
-from mingus_engine.repository.reusable import Candidate, Use
+from mingus_engine.repository.reusable import Candidate, Gap, Use
 from mingus_engine.repository.writer import UNUSABLE, WriteRun
 
 # Proofs are made by machines whose clocks may differ.
@@ -49,13 +50,16 @@ class ParentChooser:
         if len(self._avoid) >= _PARENTS_TRIED:
             self.reasons.append(f"{len(self._avoid)} snapshots proved damaged")
             return None
-        choice = reusable.choose(self._candidates(), facts, now=utc_now(), generation=self._generation)
+        choice = reusable.choose(
+            self._candidates(), facts, now=utc_now(), generation=self._generation, gaps=self._gaps()
+        )
         self.reasons.extend(choice.reasons)
         if choice.parent is not None:
             self.parent = self._parent(self._readers[choice.parent.snapshot])
-            self._context.log(f"builds on snapshot {choice.parent.snapshot}")
+        if self.parent is not None:
+            self._context.log(f"builds on snapshot {self.parent.snapshot}")
         for reason in self.reasons:
-            self._context.log(reason if choice.parent else f"fresh full: {reason}")
+            self._context.log(reason if self.parent else f"fresh full: {reason}")
         return self.parent
 
     def _candidates(self) -> Iterator[Candidate]:
@@ -85,7 +89,8 @@ class ParentChooser:
                 same_hash_key=reader.body.hash_key == self._run.keys.hash_key,
             )
 
-    def _parent(self, reader: SnapshotReader) -> ParentSnapshot:
+    def _parent(self, reader: SnapshotReader) -> ParentSnapshot | None:
+        reasons = []
         by_use: dict[Use, set[tuple[str, int]]] = {use: set() for use in Use}
         live = reader.body.statistics.get("pack_live") or []
         packs = reader.manifest.packs
@@ -98,28 +103,47 @@ class ParentChooser:
             )
             by_use[use].add(number)
             if why:
+                reasons.append(why)
                 self._context.log(f"pack {name} is not built on: {why}")
+        # Packs of shards alone, which hold no bytes of files, are nothing to build on.
+        if not any(self.held.get(number, 1) for number in by_use[Use.BUILD_ON]):
+            self.reasons.append(f"no pack of {reader.manifest.ulid} may be built on: {'; '.join(sorted(set(reasons)))}")
+            self.held.clear()
+            return None
         return ParentSnapshot(reader, refused=by_use[Use.REFUSE], sparse=by_use[Use.STORE_AGAIN])
 
-    # -- proofs -----------------------------------------------------------------------------------------------------
+    # -- proofs and gaps --------------------------------------------------------------------------------------------
+
+    def _gaps(self) -> list[Gap]:
+        """WAL that was declared lost within about the last generation (see ``jobs.wal_session``)."""
+        found = []
+        for record in self._records(records.AUDIT):
+            facts = record.facts
+            if facts.get("event") == "wal gap":
+                start, end = lsns.parse(record.text("from")), lsns.parse(record.text("to"))
+                found.append(Gap(int(facts["timeline"]), start, end))
+        return found
 
     @cached_property
     def _proofs(self) -> list[records.Record]:
-        """Proofs from L1 on of about the last generation, oldest first: what is older is not built on."""
+        """Proofs from L1 on, oldest first."""
+        return [r for r in self._records(records.PROOF) if _tells(r)]
+
+    @cached_property
+    def _names(self) -> list[names.RecordName]:
+        """Records of about the last generation, oldest first: nothing older is built on."""
         since = utc_now() - self._generation - _CLOCKS
-        return [r for r in self._records(records.PROOF) if ulids.made_at(r.name.ulid) >= since and _tells(r)]
+        listed = self._run.repository.store.list(f"records/{self._run.source}/")
+        found = [name for info in listed if (name := names.record(info.name)) and ulids.made_at(name.ulid) >= since]
+        return sorted(found, key=lambda name: name.ulid)
 
     def _records(self, kind: str) -> Iterator[records.Record]:
-        repository, found = self._run.repository, []
-        for info in repository.store.list(f"records/{self._run.source}/"):
-            name = names.record(info.name)
-            if name is not None and name.kind == kind:
-                found.append(name)
-        for name in sorted(found, key=lambda n: n.ulid):
-            try:
-                yield repository.get_record(name)
-            except UNUSABLE as error:
-                self._context.log(f"not believed: {error.message}")
+        for name in self._names:
+            if name.kind == kind:
+                try:
+                    yield self._run.repository.get_record(name)
+                except UNUSABLE as error:
+                    self._context.log(f"not believed: {error.message}")
 
     def _refuted(self, manifest: Manifest) -> str:
         about = [r for r in self._proofs if r.text("digest_of") == manifest.digest]

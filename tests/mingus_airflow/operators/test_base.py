@@ -41,7 +41,23 @@ def test_a_backup_returns_the_small_report_of_its_job(engine: FakeEngine) -> Non
     report = execute(PgBaseBackupOperator(task_id="t", source="ledger"))
     assert report["snapshot"].startswith("01K")
     assert report["bytes_stored"] == 400
-    assert engine.calls == [("back_up", "ledger", {})]
+    assert engine.calls == [("back_up", "ledger", {"incremental": False})]
+
+
+def test_an_incremental_backup_asks_for_what_changed_and_counts_as_one(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags: list[dict[str, str]] = []
+    monkeypatch.setattr(metrics, "succeeded", lambda verb, report, found: tags.append(found))
+    execute(PgBaseBackupOperator(task_id="t", source="ledger", kind="incremental"))
+    assert engine.calls == [("back_up", "ledger", {"incremental": True})]
+    assert tags == [{"system": "ledger", "kind": "incremental"}]
+
+
+def test_a_kind_of_backup_that_there_is_not_is_refused(engine: FakeEngine) -> None:
+    with pytest.raises(AirflowFailException, match="'diff' is not one of full, incremental"):
+        execute(PgBaseBackupOperator(task_id="t", source="ledger", kind="diff"))
+    assert engine.calls == []
 
 
 def test_the_job_gets_the_resolved_connection_and_who_asked(engine: FakeEngine) -> None:
