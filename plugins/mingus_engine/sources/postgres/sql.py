@@ -11,14 +11,17 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from mingus_engine.bounds import MIB, SLAB_BYTES
-from mingus_engine.sources.base import FileKind, Item, SourceFile
-from mingus_engine.sources.postgres import control_file
+from mingus_engine.sources.base import FileKind, Item, SourceFile, Stretch, Stretches
+from mingus_engine.sources.postgres import control_file, invariants
 from mingus_engine.sources.postgres.backup import BackupWal
 from mingus_engine.sources.postgres.connection import mapped
 from mingus_engine.sources.postgres.low_level import LowLevelBackup, MadeFile
 from mingus_engine.sources.postgres.slabs import Slab, SlabItem, SlabPool
+from mingus_engine.sources.postgres.sql_changes import FACTS, Changes, Comparison, Databases, Digests, FileDigests
 from mingus_engine.sources.postgres.sql_links import DataLinks, literal, server_instance
 from mingus_engine.sources.postgres.sql_tree import SqlTree
 from mingus_engine.sources.postgres.sql_wal import FileWal
@@ -35,22 +38,37 @@ _PROBE = (
     "SELECT pg_read_binary_file('PG_VERSION', 0, 8, true), (pg_stat_file('PG_VERSION', true)).size,"
     " (SELECT count(*) FROM pg_ls_dir('global', true, false))"
 )
+_CLOCK = "SELECT floor(extract(epoch FROM clock_timestamp()))::bigint"
 _MAY_REPLICATE = "SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to do with the ranges of one file: compare them with the parent, keep digests of them."""
+
+    compare: Comparison | None = None
+    digests: FileDigests | None = None
+
+
+_READ = _Plan()
 
 
 class RangeItem:
     """A stretch of a large file, read over a data connection into the worker's own buffer."""
 
-    __slots__ = ("_backup", "file", "last", "length", "offset")
+    __slots__ = ("_backup", "file", "last", "length", "offset", "plan")
 
-    def __init__(self, backup: SqlBackup, file: SourceFile, offset: int, length: int, last: bool) -> None:
+    def __init__(
+        self, backup: SqlBackup, file: SourceFile, offset: int, length: int, *, last: bool, plan: _Plan = _READ
+    ) -> None:
         self._backup = backup
         self.file = file
         self.offset = offset
         self.length = length
         self.last = last
+        self.plan = plan
 
-    def read(self, scratch: memoryview) -> memoryview | None:
+    def read(self, scratch: memoryview) -> memoryview | Stretches | None:
         """See ``sources.base.Item``."""
         return self._backup.read(self, scratch)
 
@@ -90,10 +108,11 @@ class SqlBackup(LowLevelBackup):
         for file in self._tree.walk():
             self._glance()
             if file.kind != FileKind.FILE or not file.size:
-                yield RangeItem(self, file, 0, 0, True)
+                yield RangeItem(self, file, 0, 0, last=True)
                 continue
             if file.size > _SMALL_BYTES:
                 yield from self._ranges(file)
+                yield from (SlabItem(f, 0, memoryview(d), None, last=True) for f, d in self._digests.ready())
                 continue
             if len(small) == _BATCH_FILES or pending + file.size > _BATCH_BYTES:
                 yield from self._fetched(small)
@@ -103,16 +122,21 @@ class SqlBackup(LowLevelBackup):
         if small:
             yield from self._fetched(small)
 
-    def read(self, item: RangeItem, scratch: memoryview) -> memoryview | None:
-        """Read and verify *item*; for :meth:`RangeItem.read`."""
+    def read(self, item: RangeItem, scratch: memoryview) -> memoryview | Stretches | None:
+        """Read and verify *item*, or what changed of it; for :meth:`RangeItem.read`."""
         if not item.length:
             return scratch[:0]
+        if item.plan.compare is not None:
+            return self._read_changes(item, item.plan.compare, scratch)
         self._throttle.take(item.length)
         with self._links.borrowed() as link:
             count = link.read(item.file.path, item.offset, scratch[: item.length])
         if count is None:
             return None
         self.verify(item.file.path, item.offset, scratch[:count])
+        if item.plan.digests is not None:
+            item.plan.digests.read(item.offset, scratch[:count])
+            item.plan.digests.done(count)
         return scratch[:count]
 
     def verify(self, path: bytes, offset: int, data: memoryview) -> None:
@@ -146,13 +170,66 @@ class SqlBackup(LowLevelBackup):
         self._tree = SqlTree(self._links, self.server)
         self._slabs = SlabPool(self.settings.workers + _SPARE_SLABS, self.cancel)
 
+    def _start(self) -> None:
+        with mapped(self.conn, "asking for the server's clock"):
+            (clock,) = self.session.execute(_CLOCK).fetchone() or (0,)
+        super()._start()
+        self._databases = Databases.now(self.session, self.conn, self.server, clock)
+        self._changes = Changes(self.server, self._databases, self.parent, same_lifetime=self.same_lifetime)
+        self._digests = Digests()
+        if self.parent is not None:
+            self.method = self._changes.method
+            if self._changes.lsn_reason:
+                self.notes.append(self._changes.lsn_reason)
+
     # -- while reading ------------------------------------------------------------------------------------------------
 
+    def _read_changes(self, item: RangeItem, how: Comparison, scratch: memoryview) -> Stretches | None:
+        """Let the server compare, then fetch what changed."""
+        path, offset = item.file.path, item.offset
+        with self._links.borrowed() as link:
+            found = self._changes.changed(link, path, offset, item.length, how)
+            if found is None:
+                return None
+            have, ranges = found
+            end = offset + have
+            if ranges:
+                self._throttle.take(sum(length for _, length in ranges))
+                read_to = link.read_ranges(path, ranges, scratch, offset)
+                if read_to is None:
+                    return None
+                if read_to < sum(ranges[-1]):
+                    end = read_to  # the file became shorter between the two queries
+        stretches: list[Stretch] = []
+        at = offset
+        for begin, length in [*ranges, (offset + have, 0)]:
+            if at < min(begin, end):
+                stretches.append(Stretch(at, min(begin, end) - at, parent=True))
+            length = max(0, min(length, end - begin))
+            if length:
+                data = scratch[begin - offset : begin - offset + length]
+                self.verify(path, begin, data)
+                stretches.append(Stretch(begin, length, data))
+            at = begin + length
+        self._keep_digests(item, how, stretches)
+        return Stretches(stretches)
+
+    def _keep_digests(self, item: RangeItem, how: Comparison, stretches: list[Stretch]) -> None:
+        if item.plan.digests is None:
+            return
+        for stretch in stretches:
+            if stretch.data is not None:
+                item.plan.digests.read(stretch.offset, stretch.data)
+            else:
+                item.plan.digests.kept(stretch.offset, stretch.length, how.digests)
+        item.plan.digests.done(sum(stretch.length for stretch in stretches))
+
     def _ranges(self, file: SourceFile) -> Iterator[Item]:
+        plan = _Plan(self._changes.comparison(file.path), self._changes.digests(file, self._digests))
         for offset in range(0, file.size, SLAB_BYTES):
             self._glance()
             length = min(SLAB_BYTES, file.size - offset)
-            yield RangeItem(self, file, offset, length, offset + length == file.size)
+            yield RangeItem(self, file, offset, length, last=offset + length == file.size, plan=plan)
 
     def _fetched(self, files: list[SourceFile]) -> Iterator[Item]:
         """The items of small files, by one query; one that became shorter has the size that it has now."""
@@ -175,6 +252,13 @@ class SqlBackup(LowLevelBackup):
         finally:
             slab.drop()
         yield from found
+
+    def _origin_files(self) -> list[MadeFile]:
+        return list(self._digests.ready())
+
+    def _facts(self, measured: list[invariants.Measured], *, before_stop: bool) -> dict[str, Any]:
+        own = {"databases": self._databases.as_facts(), "received_bytes": self._links.received_bytes}
+        return {**super()._facts(measured, before_stop=before_stop), FACTS: own}
 
     def _control_entry(self) -> MadeFile:
         buffer = memoryview(bytearray(_CONTROL_MAX_BYTES))

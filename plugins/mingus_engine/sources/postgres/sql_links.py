@@ -15,7 +15,7 @@ import queue
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import psycopg
@@ -119,6 +119,24 @@ class DataLink:
                 done += len(data)
         return None if vanished else done - offset
 
+    def read_ranges(self, path: bytes, ranges: Sequence[tuple[int, int]], target: memoryview, base: int) -> int | None:
+        """Read *ranges* (offset, length; ascending) of a file to their places in *target*, whose first byte is *base*.
+
+        :return: offset behind the last byte that was read without a gap in what was asked for; ``None``: no such file.
+        """
+        pieces = [(at, min(ROW_BYTES, o + n - at)) for o, n in ranges for at in range(o, o + n, ROW_BYTES)]
+        values = ", ".join(f"({at}::bigint, {length}::bigint)" for at, length in pieces)
+        query = f"SELECT pg_read_binary_file({literal(path)}, o, n, true) FROM (VALUES {values}) v(o, n)"
+        end, vanished, short = base, False, False
+        rows = self.copy(query, f"reading {path.decode('utf-8', 'replace')}")
+        for (at, length), (data,) in zip(pieces, rows, strict=True):
+            if data is None:
+                vanished = True
+            elif not short:
+                target[at - base : at - base + len(data)] = data
+                end, short = at + len(data), len(data) < length
+        return None if vanished else end
+
     def cut(self) -> None:
         """Take the line from under whoever waits for an answer; in any thread."""
         with socket.socket(fileno=os.dup(self._session.fileno())) as line, suppress(OSError):
@@ -142,7 +160,8 @@ class DataLinks:
     """
 
     def __init__(self, conn: PostgresConnection, count: int, cancel: threading.Event, instance: str) -> None:
-        self._cancel = cancel
+        self._conn, self._cancel = conn, cancel
+        self._failed = False
         self._all: list[DataLink] = []
         self._free: queue.LifoQueue[DataLink] = queue.LifoQueue()
         self._closed = False
@@ -162,17 +181,23 @@ class DataLinks:
 
     @contextmanager
     def borrowed(self) -> Iterator[DataLink]:
-        """A session for this thread; waits until one is free. One that failed is not lent again.
+        """A session for this thread; waits until one is free.
 
-        :raises Cancelled: while waiting.
+        :raises Cancelled: while waiting. :raises BackupBroken: what was done with another one has failed.
         """
         while True:
             if self._closed or self._cancel.is_set():
                 raise Cancelled("the backup was cancelled")
+            if self._failed:
+                raise BackupBroken(f"{place(self._conn)}: another data connection has failed")
             with suppress(queue.Empty):
                 link = self._free.get(timeout=_POLL_S)
                 break
-        yield link
+        try:
+            yield link
+        except BaseException:
+            self._failed = True  # who waits must not wait for this one
+            raise
         self._free.put(link)
 
     def close(self) -> None:
