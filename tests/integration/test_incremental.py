@@ -26,10 +26,12 @@ MakeCluster = Callable[..., PgCluster]
 TRANSPORTS = [
     (15, "local"),
     (15, "replication"),
+    (15, "sql"),
     (16, "local"),
     (16, "replication"),
     (18, "local"),
     (18, "replication"),
+    (18, "sql"),
 ]
 #: One deed a backup: what has broken increments of other systems (TRAPS 11).
 DEEDS: dict[str, tuple[str, ...]] = {
