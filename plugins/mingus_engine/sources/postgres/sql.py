@@ -8,28 +8,24 @@ slot like the other transports; for one that may not, see ``sql_wal``.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mingus_engine.bounds import MIB, SLAB_BYTES
+from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.sources.base import FileKind, Item, SourceFile, Stretch, Stretches
 from mingus_engine.sources.postgres import control_file, invariants
 from mingus_engine.sources.postgres.backup import BackupWal
 from mingus_engine.sources.postgres.connection import mapped
 from mingus_engine.sources.postgres.low_level import LowLevelBackup, MadeFile
-from mingus_engine.sources.postgres.slabs import Slab, SlabItem, SlabPool
+from mingus_engine.sources.postgres.slabs import SlabItem, SlabPool
 from mingus_engine.sources.postgres.sql_changes import FACTS, Changes, Comparison, Databases, Digests, FileDigests
-from mingus_engine.sources.postgres.sql_links import DataLinks, literal, server_instance
+from mingus_engine.sources.postgres.sql_links import DataLinks, server_instance
+from mingus_engine.sources.postgres.sql_small import SMALL_BYTES, SmallFiles
 from mingus_engine.sources.postgres.sql_tree import SqlTree
 from mingus_engine.sources.postgres.sql_wal import FileWal
 
-# A file of at most this size is fetched together with others: one query, one round trip.
-_SMALL_BYTES = 128 * 1024
-_BATCH_BYTES = MIB
-_BATCH_FILES = 256
 # Slabs of small files besides those that workers hold; of each, only the first MiB is used.
 _SPARE_SLABS = 2
 _CONTROL_MAX_BYTES = 64 * 1024
@@ -76,26 +72,6 @@ class RangeItem:
         """Nothing to give back: the buffer is the worker's."""
 
 
-class FetchedItem(SlabItem):
-    """A small file that was fetched with others; *there* is false when it had vanished."""
-
-    __slots__ = ("_backup", "_there")
-
-    def __init__(self, backup: SqlBackup, file: SourceFile, data: memoryview, slab: Slab | None, there: bool) -> None:
-        super().__init__(file, 0, data, slab, last=True)
-        self._backup = backup
-        self._there = there
-
-    def read(self, scratch: memoryview) -> memoryview | None:
-        """See ``sources.base.Item``."""
-        if not self._there:
-            return None
-        data = super().read(scratch)
-        if data is not None:
-            self._backup.verify(self.file.path, 0, data)
-        return data
-
-
 class SqlBackup(LowLevelBackup):
     """See the module."""
 
@@ -103,24 +79,17 @@ class SqlBackup(LowLevelBackup):
 
     def items(self) -> Iterator[Item]:
         """Items of all files but ``global/pg_control``, which ``finish`` gives."""
-        small: list[SourceFile] = []
-        pending = 0
+        small = SmallFiles(self._links, self._slabs, self._throttle, self.verify, self._changes.parent)
         for file in self._tree.walk():
             self._glance()
             if file.kind != FileKind.FILE or not file.size:
                 yield RangeItem(self, file, 0, 0, last=True)
-                continue
-            if file.size > _SMALL_BYTES:
+            elif file.size <= SMALL_BYTES:
+                yield from small.add(file)
+            else:
                 yield from self._ranges(file)
                 yield from (SlabItem(f, 0, memoryview(d), None, last=True) for f, d in self._digests.ready())
-                continue
-            if len(small) == _BATCH_FILES or pending + file.size > _BATCH_BYTES:
-                yield from self._fetched(small)
-                small, pending = [], 0
-            small.append(file)
-            pending += file.size
-        if small:
-            yield from self._fetched(small)
+        yield from small.end()
 
     def read(self, item: RangeItem, scratch: memoryview) -> memoryview | Stretches | None:
         """Read and verify *item*, or what changed of it; for :meth:`RangeItem.read`."""
@@ -230,28 +199,6 @@ class SqlBackup(LowLevelBackup):
             self._glance()
             length = min(SLAB_BYTES, file.size - offset)
             yield RangeItem(self, file, offset, length, last=offset + length == file.size, plan=plan)
-
-    def _fetched(self, files: list[SourceFile]) -> Iterator[Item]:
-        """The items of small files, by one query; one that became shorter has the size that it has now."""
-        self._throttle.take(sum(file.size for file in files))
-        slab = self._slabs.take()
-        try:
-            values = ", ".join(f"({i}, {literal(file.path)}, {file.size}::bigint)" for i, file in enumerate(files))
-            query = f"SELECT i, pg_read_binary_file(p, 0, n, true) FROM (VALUES {values}) v(i, p, n)"
-            found: list[FetchedItem] = []
-            with self._links.borrowed() as link:
-                for number, data in link.copy(query, f"reading {len(files)} small files"):
-                    file = files[int.from_bytes(number or b"", "big")]
-                    there = data is not None
-                    content = b"" if data is None else data
-                    begin, slab.used = slab.used, slab.used + len(content)
-                    slab.data[begin : slab.used] = content
-                    if there and len(content) < file.size:
-                        file = dataclasses.replace(file, size=len(content))
-                    found.append(FetchedItem(self, file, slab.data[begin : slab.used], slab, there))
-        finally:
-            slab.drop()
-        yield from found
 
     def _origin_files(self) -> list[MadeFile]:
         return list(self._digests.ready())

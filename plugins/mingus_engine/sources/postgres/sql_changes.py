@@ -8,7 +8,7 @@ Two ways, per file (docs/adr/0006, which says why each condition is there):
 * *Digests*: for any other large file the backup keeps SHA-256 of every 64 KiB, cut to 16 bytes, under
   ``mingus-origin/sha256/``; the next one lets the server compute them again and compares.
 
-What fits neither is read and compared, like in the other transports.
+Small files: see ``sql_small``. What fits neither is read and compared, like in the other transports.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ FACTS = "sql"
 # A page between two that changed costs less than the extents around it.
 _GAP_BYTES = PAGE_BYTES
 _DEFAULT_TABLESPACE = 1663
+# Positions begin in the second segment of WAL. Below it are: 0, a new page; 1, one of a GiST index as it was built
+# (``GistBuildLSN``), which says nothing; and what initdb wrote, the size of a long page header of WAL, which is old.
+_BOOTSTRAP_LSN = 40
 _LSN = struct.Struct("<II")
 
 Ranges = list[tuple[int, int]]
@@ -85,23 +88,24 @@ class Comparison:
 class Changes:
     """See the module; for one backup.
 
+    :ivar parent: one that may be taken over from without reading, else ``None``.
     :ivar lsn_reason: why page LSNs are not relied on; empty = they are.
     """
 
     def __init__(
         self, server: ServerFacts, databases: Databases, parent: Parent | None, *, same_lifetime: bool
     ) -> None:
-        self._parent = parent if parent is not None and parent.ranges_allowed else None
+        self.parent = parent if parent is not None and parent.ranges_allowed else None
         # Every change of a page then reaches its LSN, that of hint bits included.
         self._stamped = server.checksums or server.settings.get("wal_log_hints") == "on"
         self._least = server.wal_segment_bytes
-        facts = self._parent.facts if self._parent else {}
+        facts = self.parent.facts if self.parent else {}
         known = facts.get(FACTS, {}).get("databases", {})
         self._same = {oid for oid, times in databases.made.items() if known.get(oid) == times}
         self._start = lsns.parse(str(facts["start_lsn"])) if facts else 0
         if parent is None:
             self.lsn_reason = ""
-        elif self._parent is None:
+        elif self.parent is None:
             self.lsn_reason = "some of the parent must be stored again: what changed is compared here"
         elif not self._stamped:
             self.lsn_reason = "neither data_checksums nor wal_log_hints is on: pages do not show every change"
@@ -115,7 +119,7 @@ class Changes:
     @property
     def method(self) -> str:
         """For people."""
-        if self._parent is None:
+        if self.parent is None:
             return "compared blocks"
         return "digests on the server" if self.lsn_reason else "page LSNs and digests on the server"
 
@@ -124,11 +128,11 @@ class Changes:
 
         :raises ParentDamaged: see ``sources.base.Parent``.
         """
-        if self._parent is None or (size := self._parent.size(path)) is None:
+        if self.parent is None or (size := self.parent.size(path)) is None:
             return None
         if self.is_stamped(path):
             return Comparison(size, by_lsn=True) if self._is_same(path) else None
-        digests = b"".join(self._parent.content(DIGESTS + path))
+        digests = b"".join(self.parent.content(DIGESTS + path))
         if len(digests) != -(-size // BLOCK_BYTES) * DIGEST_BYTES or not digests:
             return None
         return Comparison(size, by_lsn=False, digests=digests)
@@ -187,8 +191,9 @@ class Changes:
         for number, (high, low) in enumerate(_LSN.iter_unpack(marks[: len(marks) // _LSN.size * _LSN.size])):
             begin = at + number * PAGE_BYTES
             behind = min(begin + PAGE_BYTES, end)
-            # 0: a new page; 1: one of a GiST index as it was built. Real positions begin in the second segment.
-            if behind > how.size or behind - begin < PAGE_BYTES or not self._least <= high << 32 | low < self._start:
+            stamp = high << 32 | low
+            old = self._least <= stamp < self._start or stamp == _BOOTSTRAP_LSN
+            if not old or behind > how.size or behind - begin < PAGE_BYTES:
                 yield begin, behind
         seen = at + len(marks) // _LSN.size * PAGE_BYTES
         if seen < end:  # less than a header of a page

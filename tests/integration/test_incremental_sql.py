@@ -1,0 +1,185 @@
+"""Increments by transport `sql`: what the server says has changed, and when it is not believed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mingus_engine import lsn as lsns
+from mingus_engine.sources.postgres.sql_changes import Changes
+from tests.integration import ledger
+from tests.integration.comparing import base_backup, difference, tree
+from tests.integration.conftest import QUIET, Install
+from tests.support import directories
+from tests.support.directories import give_tree
+from tests.support.installation import SECOND, Installation
+from tests.support.postgres import BACKUP_FUNCTIONS, PgCluster
+from tests.support.processes import unprivileged_user, wait_until
+
+pytestmark = pytest.mark.xdist_group("incremental-sql")
+MakeCluster = Callable[..., PgCluster]
+BY_LSN = "page LSNs and digests on the server"
+BY_DIGEST = "digests on the server"
+BIG = "create table big as select g, repeat(md5(g::text), 8) t from generate_series(1, 60000) g"
+SOME = "update big set g = g + 1 where g % 100 = 0"
+
+
+def facts(installation: Installation) -> dict[str, Any]:
+    """Facts of the newest snapshot."""
+    from mingus_engine.repository.reader import SnapshotReader
+
+    with installation.opened() as repository:
+        name = max(repository.list_snapshots("ledger"), key=lambda found: found.ulid)
+        return dict(SnapshotReader(repository, repository.get_manifest(name)).body.facts)
+
+
+def wrong_files(installation: Installation, cluster: PgCluster, place: Path) -> list[str]:
+    """How a restore of the newest snapshot differs from an independent base backup of now."""
+    directories.make_directory(place)
+    independent = base_backup(cluster, place / "independent")
+    installation.restore(place / "restored")
+    return difference(tree(place / "restored"), independent)
+
+
+def older_than_a_backup(cluster: PgCluster) -> None:
+    """Wait until a database that was just made is no longer younger than the next backup's beginning."""
+    made = cluster.value("select extract(epoch from max((pg_stat_file('base/' || oid || '/PG_VERSION')).change))"
+                         " from pg_database")  # fmt: skip
+    wait_until(lambda: cluster.value("select extract(epoch from clock_timestamp())") > made + 3, "it is old enough")
+
+
+def test_only_what_changed_is_sent(make_cluster: MakeCluster, install: Install, workspace: Path) -> None:
+    cluster = make_cluster(15, conf=QUIET)
+    cluster.execute(BIG, "vacuum freeze big")
+    cluster.create_role("bk", execute=BACKUP_FUNCTIONS)
+    older_than_a_backup(cluster)
+    installation = install(cluster, transport="sql", tcp_user="bk")
+    installation.back_up()
+    full = facts(installation)["sql"]["received_bytes"]
+    # Pages far apart, one in a hundred.
+    cluster.execute("update big set g = -g where ctid in (select format('(%s,1)', n)::tid from generate_series(0,"
+                    " (select relpages from pg_class where relname = 'big') - 1, 100) n)")  # fmt: skip
+    report = installation.back_up(incremental=True)
+    assert report.method == BY_LSN
+    assert report.reasons == []
+    received = facts(installation)["sql"]["received_bytes"]
+    assert received < full / 20, (received, full)
+    assert report.bytes_given < received
+    assert wrong_files(installation, cluster, workspace / "after") == []
+
+
+@pytest.mark.parametrize("believed", [False, True])
+def test_another_database_of_the_same_oid_is_read(
+    believed: bool, make_cluster: MakeCluster, install: Install, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files have the names and the LSNs that the old one's had; only when they were made tells."""
+    if believed:  # this is what it guards against: without it, the old pages would be taken for the new
+        monkeypatch.setattr(Changes, "_is_same", lambda self, path: True)
+    cluster = make_cluster(15, conf=QUIET)
+    cluster.execute("create database template")
+    cluster.execute(BIG, "vacuum freeze big", "checkpoint", dbname="template")
+    replace = "create database named template template strategy file_copy oid 50000"
+    cluster.execute(replace)
+    cluster.execute(SOME, "vacuum freeze big", "checkpoint", dbname="template")
+    older_than_a_backup(cluster)
+    installation = install(cluster, transport="sql")
+    installation.back_up()
+    cluster.execute("drop database named", replace)
+    report = installation.back_up(incremental=True)
+    assert report.method == BY_LSN
+    wrong = wrong_files(installation, cluster, workspace / "after")
+    assert bool(wrong) is believed, wrong
+
+
+def test_an_older_copy_of_the_cluster_in_its_place_is_read(
+    make_cluster: MakeCluster, install: Install, workspace: Path
+) -> None:
+    cluster = make_cluster(15, conf=QUIET)
+    cluster.execute(BIG, "vacuum freeze big")
+    cluster.stop()
+    copy = cluster.data_directory.parent / "copy"
+    shutil.copytree(cluster.data_directory, copy)
+    cluster.start()
+    cluster.execute(SOME)
+    installation = install(cluster, transport="sql")
+    stop = lsns.parse(installation.back_up().stop_lsn)
+    cluster.stop()
+    shutil.rmtree(cluster.data_directory)
+    copy.rename(cluster.data_directory)
+    give_tree(cluster.data_directory, unprivileged_user())
+    cluster.start()
+    while lsns.parse(cluster.flush_lsn()) <= stop:
+        cluster.execute("create table filling as select g from generate_series(1, 50000) g", "drop table filling")
+    report = installation.back_up(incremental=True)
+    assert report.method == BY_DIGEST
+    assert any("restarted" in reason for reason in report.reasons)
+    assert wrong_files(installation, cluster, workspace / "after") == []
+    cluster.execute(SOME)
+    assert installation.back_up(incremental=True).method == BY_LSN
+    assert wrong_files(installation, cluster, workspace / "later") == []
+
+
+@pytest.mark.parametrize(("hints", "method"), [("off", BY_DIGEST), ("on", BY_LSN)])
+def test_changes_that_leave_no_lsn_are_found_without_checksums(
+    hints: str, method: str, make_cluster: MakeCluster, install: Install, workspace: Path
+) -> None:
+    cluster = make_cluster(16, checksums=False, conf={**QUIET, "wal_log_hints": hints})
+    cluster.execute(BIG, "create table other as select g from generate_series(1, 30000) g")
+    older_than_a_backup(cluster)
+    installation = install(cluster, transport="sql")
+    installation.back_up()
+    full = facts(installation)["sql"]["received_bytes"]
+    cluster.execute("checkpoint", "select count(*) from big", "vacuum other", SOME)  # hint bits, all-visible
+    for place in ("first", "second"):
+        report = installation.back_up(incremental=True)
+        assert report.method == method
+        assert report.kind == "postgres incremental"
+        assert wrong_files(installation, cluster, workspace / place) == []
+    assert facts(installation)["sql"]["received_bytes"] < full / 50, "nothing changed in between"
+
+
+def test_a_parent_of_another_transport_is_built_on_by_comparing(
+    make_cluster: MakeCluster, install: Install, workspace: Path
+) -> None:
+    cluster = make_cluster(15, conf=QUIET)
+    cluster.execute(BIG)
+    installation = install(cluster, transport="local")
+    full = installation.back_up()
+    (source,) = installation.settings.sources
+    installation.settings = installation.settings.with_source(dataclasses.replace(source, transport="sql"))
+    cluster.execute(SOME)
+    report = installation.back_up(incremental=True)
+    assert report.kind == "postgres incremental"
+    assert any("transport local" in reason for reason in report.reasons)
+    assert report.bytes_stored < full.bytes_stored
+    assert wrong_files(installation, cluster, workspace / "after") == []
+    assert installation.back_up(incremental=True).method == BY_LSN
+
+
+def test_increments_under_load_are_proven(make_cluster: MakeCluster, install: Install) -> None:
+    cluster = make_cluster(18, conf={"autovacuum_naptime": "1s", "checkpoint_timeout": "30s"})
+    ledger.furnish(cluster)
+    cluster.pgbench_init(5)
+    cluster.create_role("bk", execute=BACKUP_FUNCTIONS)
+    cluster.execute("grant select on account, posting to bk")
+    installation = install(cluster, transport="sql", tcp_user="bk", predicates=ledger.PREDICATES)
+    installation.back_up()
+    with cluster.pgbench(clients=2):
+        for round_ in range(3):
+            cluster.execute(
+                f"create table t{round_} as select g, md5(g::text) from generate_series(1, 20000) g",
+                "delete from pgbench_history where tid % 2 = 0",
+                "vacuum (truncate) pgbench_history",
+                "reindex table pgbench_tellers",
+                "checkpoint",
+            )
+            report = installation.back_up(incremental=True)
+            assert (report.method, report.flagged) == (BY_LSN, False)
+            assert report.bytes_given < report.bytes_read
+    installation.ship()
+    assert installation.verify("L4", SECOND).ok
