@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mingus_engine import bounds
+from mingus_engine.bounds import PAGE_BYTES
+from mingus_engine.codec import entries as codec
 from mingus_engine.codec.entries import EXTENT
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import Damaged
@@ -97,3 +100,35 @@ def test_an_entry_whose_parts_do_not_add_up_is_refused(made: MadeRepository) -> 
     for bad in wrong:
         with pytest.raises(Damaged, match="0"):
             read(reader, TabledEntry(bad, table))
+
+
+def test_a_blob_that_many_stretches_of_a_file_lie_in_is_fetched_and_opened_once(
+    made: MadeRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Increments scatter a file over packs: what costs is how many blobs, not how many stretches."""
+    pages = 512
+    old = bytes(noise(pages * PAGE_BYTES, 1))
+    manifest = support.backed_up(made, MadeSource(files={b"f": old}))
+    reader = SnapshotReader(made.repository, manifest)
+    (file,) = reader.files()
+    extents = codec.decode_extents(file.entry.extents, "f")
+    assert len(extents) == pages * PAGE_BYTES // bounds.BLOB_PLAIN_BYTES
+    # Every other page from the blob where it lies, the others from the first blob: 512 stretches of 16 blobs.
+    scattered = []
+    for page in range(pages):
+        at = page * PAGE_BYTES
+        e = extents[0] if page % 2 else extents[at // bounds.BLOB_PLAIN_BYTES]
+        inside = at % bounds.BLOB_PLAIN_BYTES
+        scattered.append(e._replace(offset=at, length=PAGE_BYTES, blob_offset=inside))
+    opened, fetched = [], []
+    open_blob, take = reader._open, reader._prefetcher.take
+    monkeypatch.setattr(reader, "_open", lambda *a: opened.append(a[2]) or open_blob(*a))
+    monkeypatch.setattr(reader._prefetcher, "take", lambda *a: fetched.append(a) or take(*a))
+    found = b"".join(bytes(data) for _, data in reader.fetch(scattered, file.table, "f") if data is not None)
+    blob = bounds.BLOB_PLAIN_BYTES
+    assert found == b"".join(
+        old[at % blob : at % blob + PAGE_BYTES] if page % 2 else old[at : at + PAGE_BYTES]
+        for page, at in enumerate(range(0, len(old), PAGE_BYTES))
+    )
+    assert len(opened) == len(set(opened)) == 16
+    assert len([f for f in fetched if f[2] > 100]) <= 3
