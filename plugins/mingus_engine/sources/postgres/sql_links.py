@@ -29,6 +29,8 @@ ROW_BYTES = 128 * 1024
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 _HEAD_BYTES = len(_SIGNATURE) + 8
 _POLL_S = 0.5
+# SQLSTATE: the name of a file is not text in the server's encoding.
+_NOT_TEXT = "22021"
 _CANCEL_S = 5.0
 # Parallel workers and compilation would cost more than they give to queries that call functions one after another.
 _SESSION = (
@@ -100,7 +102,11 @@ class DataLink:
                     yield row[0]
                     event = event[row[1] :]
         except ServerFailure as failure:
-            raise server_error(self._conn, failure.sqlstate, failure.message, doing) from None
+            error = server_error(self._conn, failure.sqlstate, failure.message, doing)
+            if failure.sqlstate == _NOT_TEXT:
+                hint = "PostgreSQL itself makes no such file: remove it, or use another transport"
+                raise SourceUnsupported(error.message, hint=hint) from None
+            raise error from None
         self.busy = False
 
     def read(self, path: bytes, offset: int, target: memoryview) -> int | None:

@@ -24,8 +24,8 @@ from mingus_engine.sources.postgres.facts import ServerFacts
 from mingus_engine.sources.postgres.sql_links import ROW_BYTES, DataLink, literal
 from mingus_engine.sources.postgres.wal import TimelineSwitch
 
-# At 150 MB/s of WAL half a second is 75 MB, less than any server keeps (min_wal_size is 80 MB).
-LOOK_S = 0.5
+# At 150 MB/s of WAL this is 30 MB; a server with the smallest settings in use keeps 80 (min_wal_size).
+LOOK_S = 0.2
 _CLOSE_S = 2.0
 _READ_BYTES = 2 * MIB
 _HISTORY_MAX_BYTES = MIB
