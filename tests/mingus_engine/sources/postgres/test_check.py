@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from mingus_engine.errors import SourceDenied
 from mingus_engine.settings import Predicate, SourceSettings
 from mingus_engine.sources.postgres import check as checking
 from mingus_engine.sources.postgres.check import check_source
-from tests.mingus_engine.sources.postgres.collecting import TRANSPORTS, connection, leftovers, source
+from tests.mingus_engine.sources.postgres.collecting import TRANSPORTS, collect, connection, leftovers, source
 from tests.support.fixtures import MakeCluster
 from tests.support.postgres import BACKUP_FUNCTIONS, PgCluster
 from tests.support.processes import wait_until
@@ -70,6 +71,17 @@ def test_the_rights_of_a_plain_role_are_granted_statement_by_statement(make_clus
         elsewhere = source(cluster, "sql", connection=dataclasses.replace(settings.connection, dbname=other))
         assert failed(elsewhere) == {"right to back up", "data directory"}, "rights belong to a database"
     wait_until(lambda: not leftovers(cluster), "nothing is left")
+
+
+def test_the_role_of_the_documentation_can_back_up_over_sql(make_cluster: MakeCluster) -> None:
+    text = Path("docs/OPERATIONS.md").read_text()
+    statements = text.partition("## A role for transport `sql`")[2].partition("```sql\n")[2].partition("```")[0]
+    cluster = make_cluster(18)
+    cluster.psql(statements)
+    cluster.passwords["mingus"] = "change me"
+    settings = source(cluster, "sql", connection=connection(cluster, "mingus", tcp=True))
+    assert failed(settings) == set()
+    assert collect(settings).contents[b"PG_VERSION"] == b"18\n"
 
 
 def test_what_the_server_lacks_is_named(make_cluster: MakeCluster) -> None:
