@@ -162,9 +162,13 @@ class Installation:
         return archive_wal(self.settings, SOURCE, context=self.context(**(context or {})), canary=canary, ship=ship)
 
     def verify(
-        self, level: str = "L2", repository: str = FIRST, snapshot: str | None = None, **context: Any
+        self, level: str | None = "L2", repository: str = FIRST, snapshot: str | None = None, **values: Any
     ) -> VerifyReport:
-        """Verify a snapshot, by default the newest."""
+        """Verify a snapshot, by default the newest, or, with ``to``, a recovery to a moment.
+
+        :param values: as for the job, or as for ``JobContext``.
+        """
+        context = {name: values.pop(name) for name in ("cancel", "on_progress", "log") if name in values}
         return verify(
             self.settings,
             SOURCE,
@@ -172,6 +176,7 @@ class Installation:
             repository=repository,
             snapshot=snapshot,
             level=level,
+            **values,
         )
 
     def restore(self, directory: Path, repository: str | None = None, **values: Any) -> RestoreReport:

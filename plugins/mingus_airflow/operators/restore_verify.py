@@ -23,12 +23,15 @@ class RestoreVerifyOperator(EngineOperator):
     :param repository: which repository is tested; default: the source's ``verify.repository``, else the last of its
         chain, the copy that would be needed when everything else is lost. (templated)
     :param level: ``L0`` (listing) to ``L4`` (restored and started); default: the source's ``verify.level``. (templated)
+    :param target: a moment to recover to (``latest``, ``time:…``, ``lsn:…``, ``xid:…``, ``name:…``, ``immediate``,
+        ``random``: a second of the newest window); the server must end exactly there. Default: the snapshot's own end;
+        with a target the level is L4 unless it is given. (templated)
     :param settings_file: path; default ``MINGUS_CONFIG``, else ``include/config/mingus.yaml``. (templated)
     """
 
     verb = "verify"
     ui_color = "#3d7a4e"
-    template_fields: Sequence[str] = (*EngineOperator.template_fields, "snapshot", "repository", "level")
+    template_fields: Sequence[str] = (*EngineOperator.template_fields, "snapshot", "repository", "level", "target")
 
     def __init__(
         self,
@@ -37,12 +40,14 @@ class RestoreVerifyOperator(EngineOperator):
         snapshot: str | Mapping[str, Any] | None = None,
         repository: str | None = None,
         level: str | None = None,
+        target: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(source=source, **kwargs)
         self.snapshot = snapshot
         self.repository = repository
         self.level = level
+        self.target = target
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``verify`` job."""
@@ -55,7 +60,8 @@ class RestoreVerifyOperator(EngineOperator):
                 self.source,
                 repository=self.repository or wanted.repository or settings.chain(self.source)[-1],
                 snapshot=snapshot_id(self.snapshot),
-                level=self.level or wanted.level,
+                level=self.level or ("L4" if self.target else wanted.level),
+                to=self.target or None,
                 context=context,
             )
         except VerificationFailed as error:

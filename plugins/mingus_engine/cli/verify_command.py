@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from mingus_engine.cli import output
-from mingus_engine.cli.arguments import Subparsers, add_repository, add_snapshot, command
+from mingus_engine.cli.arguments import Subparsers, add_repository, add_snapshot, add_target, command
 from mingus_engine.cli.checks import check_lines
 from mingus_engine.cli.console import Console
 from mingus_engine.cli.session import Failed, Session
@@ -27,6 +27,7 @@ def add(commands: Subparsers) -> None:
     parser.add_argument("--level", choices=_LEVELS, help="how far up; default: verify.level of the source (L4)")
     add_repository(parser, "which copy; default: verify.repository of the source, else the last of its chain")
     add_snapshot(parser, "which snapshot; default: the newest")
+    add_target(parser, "recover to this moment and check that the server ends exactly there; also random[:SEED]")
 
 
 def run(args: argparse.Namespace, session: Session) -> int:
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace, session: Session) -> int:
             lambda context: verify(
                 settings, args.source,
                 repository=args.repository or wanted.repository or settings.chain(args.source)[-1],
-                snapshot=args.snapshot, level=args.level or wanted.level, context=context,
+                snapshot=args.snapshot, level=args.level or ("L4" if args.to else wanted.level), context=context,
+                to=args.to, timeline=args.timeline, inclusive=args.inclusive,
             )
         )  # fmt: skip
     except VerificationFailed as error:
@@ -58,6 +60,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
 
 def _show(console: Console, report: dict[str, Any]) -> None:
     pairs = [
+        *((("target", str(report["target"])),) if report.get("target") else ()),
         ("snapshot", str(report["snapshot"])),
         ("repository", str(report["repository"])),
         ("level", str(report["level"])),

@@ -6,6 +6,7 @@ hours of replay is refused here, with the windows that there are (TRAPS "Postgre
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ class Recovery:
 
     :param reason: why this snapshot. :param start, end: log that is needed (LSNs), inside ``window``.
     :param settings: recovery settings of the server.
-    :param redo: LSN of the last record that will be replayed; ``None``: not known beforehand (``immediate``).
+    :param redo: LSN of the last record that the server will read; ``None``: not known beforehand (``immediate``).
+    :param stopping: ``before`` that record, ``after`` it, ``at`` a restore point; empty: at the end of the log.
     :param note: what a person should know of how the target was found.
     """
 
@@ -59,6 +61,7 @@ class Recovery:
     end: int
     settings: dict[str, str]
     redo: int | None
+    stopping: str
     note: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,6 +105,25 @@ def parse(text: str) -> Target:
     except (ValueError, OverflowError):
         pass
     raise SettingsError(f"{text!r} is not a recovery target", hint=f"one of: {FORMS}")
+
+
+def random_moment(found: Recoverable, seed: int, timeline: int | None = None) -> Target:
+    """A second inside the newest window whose times are known; the same one for the same *seed* and window.
+
+    :raises NotRestorable: there is none.
+    """
+    known = [
+        w for w in found.found().windows
+        if w.start_time and w.end_time and w.start_time < w.end_time and timeline in (None, w.timeline)
+    ]  # fmt: skip
+    if not known or not known[-1].start_time or not known[-1].end_time:
+        raise NotRestorable("there is no window whose first and last moment are known")
+    start, end = known[-1].start_time, known[-1].end_time
+    # By ratio, so that the choice needs no more of the generator than one call.
+    moment = start + (end - start) * random.Random(seed).random()  # noqa: S311 - a sample, not a secret
+    second = moment.replace(microsecond=0)
+    moment = second if second >= start else moment
+    return Target("time", f"time:{moment.isoformat()}", moment=moment)
 
 
 def resolve(
@@ -198,8 +220,7 @@ class _Resolution:
         end, note = window.end, ""
         record = self._record_at(lsn, window.end)
         if record is not None:
-            first, end, before = record
-            redo = first if self._inclusive else before
+            redo, end, _ = record
             settings = self._setting("lsn", lsns.text(lsn))
         else:
             # PostgreSQL stops at a record that begins at or behind the LSN; there is none, so at the last one before.
@@ -224,9 +245,7 @@ class _Resolution:
                 if later.lsn >= point.stop:
                     settings = self._setting("time", moment.strftime("%Y-%m-%d %H:%M:%S.%f+00"))
                     note = f"ends before the transaction that ended at {_at(later):%Y-%m-%d %H:%M:%S.%f}Z"
-                    return self._recovery(
-                        window, point, end=later.end, settings=settings, redo=later.previous, note=note
-                    )
+                    return self._recovery(window, point, end=later.end, settings=settings, redo=later.lsn, note=note)
         raise self._refused("it lies before the first moment that can be restored, or in a gap")
 
     def _named(self) -> Recovery:
@@ -246,13 +265,12 @@ class _Resolution:
 
     def _at_event(self, window: Window, point: BasePoint, event: Event) -> Recovery:
         if self._target.kind == "name":
-            settings, redo = {"recovery_target_name": self._target.name}, event.lsn
+            settings = {"recovery_target_name": self._target.name}
         else:
             settings = self._setting("xid", str(self._target.number))
-            redo = event.lsn if self._inclusive else event.previous
         where = f"{event.kind.value} at {lsns.text(event.lsn)}, {_at(event):%Y-%m-%d %H:%M:%S.%f}Z"
         note = f"found by reading the log: {where}"
-        return self._recovery(window, point, end=event.end, settings=settings, redo=redo, note=note)
+        return self._recovery(window, point, end=event.end, settings=settings, redo=event.lsn, note=note)
 
     def _at_the_end(self, window: Window, point: BasePoint) -> Recovery:
         redo = self._last_record(window.end, self._first_start(window))
@@ -286,8 +304,18 @@ class _Resolution:
             end=min(window.end, upto),
             settings={"recovery_target_timeline": str(self._path.timeline), **settings},
             redo=redo,
+            stopping=self._stopping(settings),
             note=note,
         )
+
+    def _stopping(self, settings: dict[str, str]) -> str:
+        if "recovery_target_time" in settings:
+            return "before"  # the first transaction that ended later
+        if "recovery_target_name" in settings:
+            return "at"
+        if "recovery_target_inclusive" in settings:
+            return "after" if settings["recovery_target_inclusive"] == "on" else "before"
+        return "after" if settings else ""
 
     def _setting(self, name: str, value: str) -> dict[str, str]:
         return {

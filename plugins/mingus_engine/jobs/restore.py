@@ -182,7 +182,7 @@ def restore(
 def find_recovery(
     place: Repository,
     source_id: str,
-    target: Target,
+    target: Target | int,
     *,
     context: JobContext,
     timeline: int | None = None,
@@ -191,12 +191,14 @@ def find_recovery(
 ) -> tuple[Recoverable, Recovery]:
     """How *target* is reached from one repository; see :func:`recovery_target.resolve`.
 
-    :param snapshot: ULID or its beginning.
+    :param target: or a seed, for a random second of the newest window. :param snapshot: ULID or its beginning.
     :raises NotRestorable: :raises NoSuchSnapshot:
     """
     seen = state.look(place, source_id)
     chosen = seen.find(snapshot).ulid if snapshot else None
-    found = Recoverable(place, source_id, seen)
+    found = Recoverable(place, source_id, seen, trusted=chosen or "")
+    if not isinstance(target, Target):
+        target = recovery_target.random_moment(found, target, timeline)
     return found, recovery_target.resolve(
         found, target, context=context, timeline=timeline, inclusive=inclusive, snapshot=chosen
     )
@@ -206,6 +208,7 @@ class PostgresRestore:
     """One snapshot into one data directory; used by ``restore`` and by restore tests.
 
     :param recovery: where the server shall recover to, with *wal* to take the log from; default: the snapshot's end.
+    :param ending: what it does there; ``None``: only the log is written, and whoever starts the server tells it.
     """
 
     def __init__(
@@ -219,7 +222,7 @@ class PostgresRestore:
         wal: StoredWal | None = None,
         ending: Ending | None = None,
     ) -> None:
-        self._recovery, self._wal, self._ending = recovery, wal, ending or Ending()
+        self._recovery, self._wal, self._ending = recovery, wal, ending
         self._reader, self._directory, self._context = reader, directory, context
         self._manifest = reader.manifest
         self.facts = reader.body.facts
@@ -281,7 +284,7 @@ class PostgresRestore:
                 materialiser = Materialiser(self._reader, target, self._context, plan.bytes)
                 written = materialiser.run(_RESTORE_WORKERS)
                 self._write_wal(target, plan.wal_bytes)
-                if self._recovery is not None:
+                if self._recovery is not None and self._ending is not None:
                     signal = "standby" if self._ending.standby else "recovery"
                     target.configure(self._ending.settings(self._recovery), signal=signal)
                 target.finish(self._wal_ranges())
@@ -295,7 +298,8 @@ class PostgresRestore:
     def _wal_files(self) -> dict[str, WalFile]:
         """By name. The snapshot's own log is there in any case, under the names of its own timeline."""
         files = wal_files.of_snapshot(self._reader, self._segment_bytes)
-        if self._recovery is not None and self._wal is not None and not self._ending.restore_command:
+        fetched = self._ending is not None and self._ending.restore_command
+        if self._recovery is not None and self._wal is not None and not fetched:
             wanted = wal_files.of_recovery(self._wal, self._recovery)
             files.update({n: f for n, f in wanted.items() if n not in files or files[n].length < f.length})
         return files

@@ -24,8 +24,10 @@ from mingus_engine.checks import Check
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import VerificationFailed
 from mingus_engine.jobs.context import JobContext, Stopwatch
+from mingus_engine.jobs.recovery_target import Recovery
 from mingus_engine.jobs.restore import PostgresRestore
 from mingus_engine.jobs.scratch import scratch_directory
+from mingus_engine.jobs.stored_wal import StoredWal
 from mingus_engine.postgres import programs
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import PostgresConnection, SourceSettings
@@ -42,12 +44,17 @@ _REWRITTEN = frozenset({b"tablespace_map"})
 
 @dataclass
 class RestoreTest:
-    """One restore test of one snapshot. ``rto_s``: from the first byte fetched to a server that accepts connections."""
+    """One restore test of one snapshot. ``rto_s``: from the first byte fetched to a server that accepts connections.
+
+    :param recovery: replay the log up to this target, from *wal*; default: to the end of the snapshot.
+    """
 
     source: SourceSettings
     reader: SnapshotReader
     scratch_parent: Path
     context: JobContext
+    recovery: Recovery | None = None
+    wal: StoredWal | None = None
     bytes_read: int = 0
     rto_s: float | None = None
     found: list[Check] = field(default_factory=list)
@@ -78,7 +85,9 @@ class RestoreTest:
         }
         if facts_map:
             (scratch / "tablespaces").mkdir(mode=0o711)
-        job = PostgresRestore(self.reader, scratch / "data", facts_map, self.context)
+        job = PostgresRestore(
+            self.reader, scratch / "data", facts_map, self.context, recovery=self.recovery, wal=self.wal
+        )
         job.plan()
         job.run(owner=owner, durable=False)
         self.bytes_read = job.bytes
@@ -95,6 +104,7 @@ class RestoreTest:
         server = ThrowAwayServer(
             data, found, account=account, work_dir=scratch, primary=facts["settings"],
             superuser=str(facts.get("superuser", "postgres")),
+            recovery=self.recovery.settings if self.recovery else None,
             start_timeout_s=self.source.verify.start_timeout_s, checkpoint=checkpoint,
         )  # fmt: skip
         with ExitStack() as stack:
@@ -107,6 +117,8 @@ class RestoreTest:
             stack.callback(server.close)
             self.rto_s = round(restored_s + started.accepting_s, 3)
             self.found.append(_start_check(started, facts))
+            if self.recovery is not None:
+                self.found.append(target_check(started, self.recovery))
             self._progress("invariants")
             self.found.extend(self._invariants(job, server))
             if self.source.verify.amcheck:
@@ -123,14 +135,16 @@ class RestoreTest:
             host=parameters["host"], port=parameters["port"], user=parameters["user"], dbname=parameters["dbname"],
             password_env="", sslmode="disable",
         )  # fmt: skip
+        recorded, measurements = job.facts["invariants"], self.source.measurements
+        if self.recovery is not None:
+            # What was measured at the snapshot need not be so at another moment; what must always hold must hold.
+            recorded, measurements = [known for known in recorded if known["kind"] == "predicate"], ()
         try:
-            measured = invariants.evaluate(
-                connection, self.source.predicates, self.source.measurements, self.context.cancel
-            )
+            measured = invariants.evaluate(connection, self.source.predicates, measurements, self.context.cancel)
         except psycopg.Error as error:
             yield Check("invariants", False, f"the restored server refused: {type(error).__name__}")
             return
-        yield from invariants.compare(job.facts["invariants"], measured, self.source.measurements)
+        yield from invariants.compare(recorded, measured, measurements)
 
     def _progress(self, what: str) -> None:
         self.context.checkpoint()
@@ -206,3 +220,22 @@ def _start_check(started: Started, facts: Mapping[str, Any]) -> Check:
     dropped = f"; left out: {', '.join(started.dropped_libraries)}" if started.dropped_libraries else ""
     where = started.consistent_lsn or facts["stop_lsn"]
     return Check("L4 start", True, f"consistent at {where}, accepting after {started.accepting_s} s{dropped}", data)
+
+
+def target_check(started: Started, recovery: Recovery) -> Check:
+    """The server must have replayed exactly the records before the target: not one less, and not one more."""
+    name = "L4 target"
+    text, how = recovery.target.text, f"ended {started.stopping or 'behind'} the record at {started.redo_lsn}"
+    data = {"target": text, "last_record": started.redo_lsn, "stopping": started.stopping, "note": recovery.note}
+    if not started.redo_lsn:
+        return Check(name, False, "the server's log does not say where its recovery ended", data)
+    last = lsns.parse(started.redo_lsn)
+    if started.stopping != recovery.stopping:
+        return Check(name, False, f"{text}: {how}, not {recovery.stopping or 'at the end of the log'}", data)
+    if recovery.redo is None:
+        # The record that says that the backup has ended, or the one behind it.
+        return Check(name, last <= recovery.point.stop and bool(started.consistent_lsn), f"{text}: {how}", data)
+    if last == recovery.redo:
+        return Check(name, True, f"{text}: {how}, as it must", data)
+    missed = "not reached" if last < recovery.redo else "passed"
+    return Check(name, False, f"{text} was {missed}: {how}, not {lsns.text(recovery.redo)}", data)

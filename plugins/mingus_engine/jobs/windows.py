@@ -188,10 +188,11 @@ def look(repository: Repository, source: str) -> Found:
 class Recoverable:
     """A look at what one repository can restore of a source: its base points, paths and log.
 
+    :param trusted: ULID of a snapshot that counts although its newest proof says that it is not good.
     :ivar points: usable snapshots, in the source's order. :ivar unusable: ULID → why it is not among them.
     """
 
-    def __init__(self, repository: Repository, source: str, seen: state.SourceState) -> None:
+    def __init__(self, repository: Repository, source: str, seen: state.SourceState, *, trusted: str = "") -> None:
         self.repository = repository
         self.wal = StoredWal(repository, source, seen)
         self.manifests: dict[str, Manifest] = {m.ulid: m for m in seen.manifests}
@@ -206,7 +207,7 @@ class Recoverable:
             except UNUSABLE as error:
                 self.unusable[manifest.ulid] = error.message
                 continue
-            if (manifest.ulid, manifest.digest) in refuted:
+            if (manifest.ulid, manifest.digest) in refuted and manifest.ulid != trusted:
                 self.unusable[manifest.ulid] = "its newest proof here says that it is not good"
             elif (point := base_point(manifest.ulid, facts)) is not None:
                 self.points.append(point)
@@ -326,6 +327,8 @@ def _refuted(repository: Repository, source: str) -> set[tuple[str, str]]:
     for name in sorted(listed, key=lambda n: n.ulid):
         if name.kind == records.PROOF:
             record = repository.get_record(name)
+            if record.facts.get("target") and record.facts.get("ok") is not True:
+                continue  # a recovery beyond the snapshot failed: that may be the log's fault
             newest[record.text("snapshot"), record.text("digest_of")] = record.facts.get("ok") is True
     return {key for key, good in newest.items() if not good}
 

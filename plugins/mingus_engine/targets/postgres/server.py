@@ -33,8 +33,9 @@ class Started:
 
     :param consistent_s: seconds until the log said that the state is consistent, ``None`` when it was not said.
     :param accepting_s: seconds until it accepted connections, all WAL replayed.
-    :param consistent_lsn: where it became consistent. :param redo_lsn: the last record replayed. :param first_lsn: the
-        first. Empty = not said.
+    :param consistent_lsn: where it became consistent. :param redo_lsn: the last record read. :param first_lsn: the
+        first. :param stopping: it stopped ``before`` or ``after`` the last one, or ``at`` a restore point. Empty = not
+        said.
     :param dropped_libraries: of shared_preload_libraries, with the reason.
     """
 
@@ -43,6 +44,7 @@ class Started:
     consistent_lsn: str
     redo_lsn: str
     first_lsn: str = ""
+    stopping: str = ""
     dropped_libraries: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -189,6 +191,7 @@ class ThrowAwayServer:
             consistent_lsn=log.consistent_at,
             redo_lsn=log.redo_done_at,
             first_lsn=log.redo_started_at,
+            stopping=log.stopping,
             dropped_libraries=chosen.dropped,
         )
 

@@ -10,6 +10,7 @@ _LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \w+ \[\d+\] (\w+): +(.
 _CONSISTENT = re.compile(r"consistent recovery state reached at ([0-9A-F]+/[0-9A-F]+)")
 _REDO_STARTS = re.compile(r"redo starts at ([0-9A-F]+/[0-9A-F]+)")
 _REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
+_STOPPING = re.compile(r"recovery stopping (before|after|at) ")
 _PASSWORD = re.compile(r"(pass\w*\s*=\s*)('[^']*'|\S+)", re.IGNORECASE)
 _TOO_EARLY = re.compile("the database system is (starting up|not yet accepting|not accepting|shutting down)")
 # A failing server may repeat itself for an hour.
@@ -26,6 +27,7 @@ class ServerLog:
         self.consistent_at = ""
         self.redo_started_at = ""
         self.redo_done_at = ""
+        self.stopping = ""
         self.failures: deque[str] = deque(maxlen=_KEPT_LINES)
         self.last: deque[str] = deque(maxlen=_KEPT_LINES)
 
@@ -65,5 +67,7 @@ class ServerLog:
             self.consistent_at = found[1]
         if found := _REDO_STARTS.search(text):
             self.redo_started_at = found[1]
+        if found := _STOPPING.search(text):
+            self.stopping = found[1]
         if found := _REDO_DONE.search(text):
             self.redo_done_at = found[1]
