@@ -293,13 +293,19 @@ class Settings:
         return dataclasses.replace(self, sources=tuple(source if s.id == source.id else s for s in self.sources))
 
 
+def file_of(path: Path | str | None = None, environ: Mapping[str, str] | None = None) -> Path:
+    """Where :func:`load` reads the settings from."""
+    environ = os.environ if environ is None else environ
+    return Path(path or environ.get("MINGUS_CONFIG") or "include/config/mingus.yaml")
+
+
 def load(path: Path | str | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings of *path*, or of ``MINGUS_CONFIG``, or of ``include/config/mingus.yaml``.
 
     :raises SettingsError: not there, not YAML, an unknown key, a wrong value; the message names the place.
     """
     environ = os.environ if environ is None else environ
-    chosen = Path(path or environ.get("MINGUS_CONFIG") or "include/config/mingus.yaml")
+    chosen = file_of(path, environ)
     try:
         text = chosen.read_text(encoding="utf-8")
     except OSError as error:

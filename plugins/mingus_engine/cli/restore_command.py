@@ -36,6 +36,11 @@ def add(commands: Subparsers) -> None:
         help="what the server does at the target; default: promote",
     )  # fmt: skip
     recovery.add_argument(
+        "--wal", choices=("copy", "fetch"), default="copy",
+        help="copy the log that is needed into pg_wal (default), or let the server fetch it while it recovers: it then"
+        " needs these settings and the key",
+    )  # fmt: skip
+    recovery.add_argument(
         "--standby", action="store_true", help="make a standby (standby.signal); primary_conninfo is yours to set"
     )
 
@@ -52,6 +57,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
             session.settings, args.source, directory=args.directory.absolute(), repository=args.repository,
             snapshot=args.snapshot, tablespace_map=dict(args.tablespace), dry_run=args.dry_run, context=context,
             to=args.to, timeline=args.timeline, inclusive=args.inclusive, action=args.action, standby=args.standby,
+            wal=args.wal, settings_file=session.settings_file,
         )
     )  # fmt: skip
     console = session.console

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import mingus_engine
@@ -40,6 +41,13 @@ class Session:
         from mingus_engine.settings import load
 
         return load(self.args.config)
+
+    @property
+    def settings_file(self) -> Path:
+        """Where the settings are, absolute."""
+        from mingus_engine.settings import file_of
+
+        return file_of(self.args.config).absolute()
 
     def run(self, job: Callable[[JobContext], T], *, notes: bool = True) -> T:
         """Call *job* with a context and show its progress.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mingus_engine.cli import output
-from mingus_engine.cli.arguments import Parser, Subparsers, command
+from mingus_engine.cli.arguments import Parser, Subparsers, command, whole_number
 from mingus_engine.cli.session import Failed, Session
-from mingus_engine.errors import MingusError
+from mingus_engine.errors import MingusError, SettingsError
 
 if TYPE_CHECKING:
     from mingus_engine.jobs.archive_wal import ArchiveWalReport
@@ -34,6 +35,18 @@ def add(commands: Subparsers) -> None:
     )  # fmt: skip
     stream.set_defaults(command="wal stream")
     stream.add_argument("source", metavar="SOURCE", help="its id in the settings")
+    fetch = command(
+        verbs, "fetch", "give a server in recovery the file it asks for (restore_command)", run_fetch,
+        more="restore_command = 'mingus wal fetch %f %p'. Ends with 1 where the stored log ends, with 200 for any"
+        " trouble, which stops the recovery instead of ending it early. What follows is fetched ahead.",
+    )  # fmt: skip
+    fetch.set_defaults(command="wal fetch")
+    fetch.add_argument("file", metavar="%f", help="name of the file")
+    fetch.add_argument("path", metavar="%p", type=Path, help="where to, relative to the data directory")
+    fetch.add_argument("--source", metavar="SOURCE", help="its id in the settings; needed where there are several")
+    fetch.add_argument("--missing-status", metavar="N", type=whole_number, default=1, help="instead of 1")
+    fetch.add_argument("--no-prefetch", action="store_true", help="fetch nothing ahead")
+    fetch.add_argument("--ahead", action="store_true", help=argparse.SUPPRESS)
 
 
 def run_archive(args: argparse.Namespace, session: Session) -> int:
@@ -52,6 +65,33 @@ def run_archive(args: argparse.Namespace, session: Session) -> int:
     except MingusError as error:
         raise Failed(error, report.as_dict()) from None
     session.console.document(report.as_dict())
+    return 0
+
+
+def run_fetch(args: argparse.Namespace, session: Session) -> int:
+    """Run ``wal fetch``. Whatever happens must not look like the end of the log."""
+    from mingus_engine.jobs import fetch_wal
+
+    try:
+        settings = session.settings
+        sources = [source.id for source in settings.sources]
+        if args.source is None and len(sources) != 1:
+            raise SettingsError("the log of which source?", hint=f"say --source: {', '.join(sources)}")
+        source = settings.source(args.source or sources[0]).id
+        context = session.context()
+        if args.ahead:
+            fetch_wal.prefetch(settings, source, args.file, context=context)
+            return 0
+        if not fetch_wal.fetch(settings, source, args.file, args.path, context=context):
+            return int(args.missing_status)
+        if not args.no_prefetch:
+            fetch_wal.start_prefetching(source, args.file, args.config)
+    except MingusError as error:
+        session.console.error(f"{args.file}: {error.message}", error.hint)
+        return fetch_wal.TROUBLE
+    except Exception as error:  # noqa: BLE001 - the edge of the process: a server in recovery must stop
+        session.console.error(f"{args.file}: unexpected {type(error).__name__}: {error}", "")
+        return fetch_wal.TROUBLE
     return 0
 
 

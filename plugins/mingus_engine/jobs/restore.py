@@ -20,7 +20,7 @@ from typing import Any
 from mingus_engine import lsn as lsns
 from mingus_engine.codec import plainjson
 from mingus_engine.errors import ComponentMissing, SettingsError
-from mingus_engine.jobs import places, reading, recovery_target, wal_files
+from mingus_engine.jobs import fetch_wal, places, reading, recovery_target, wal_files
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.crew import Crew
 from mingus_engine.jobs.materialise import Materialiser
@@ -41,6 +41,7 @@ _RESTORE_WORKERS = 2
 # Fetching waits for the store, not for the processor.
 _WAL_WORKERS = 4
 ACTIONS = ("promote", "pause", "shutdown")
+WAL_MODES = ("copy", "fetch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,8 @@ class Ending:
     def settings(self, recovery: Recovery) -> dict[str, str]:
         """What goes into ``postgresql.auto.conf``."""
         values = {"restore_command": self.restore_command or "false", **recovery.settings}
+        if self.restore_command:
+            values["recovery_end_command"] = f"rm -rf pg_wal/{fetch_wal.PREFETCH}"
         if recovery.target.kind != "latest":
             values["recovery_target_action"] = self.action
         elif self.standby:
@@ -119,6 +122,8 @@ def restore(
     inclusive: bool = True,
     action: str = "promote",
     standby: bool = False,
+    wal: str = "copy",
+    settings_file: Path | None = None,
 ) -> RestoreReport:
     """Restore *source_id* into *directory*, which must be empty or not there: a snapshot, or a moment.
 
@@ -129,6 +134,8 @@ def restore(
     :param timeline: to follow to the target; default: the newest. :param inclusive: of an LSN, time or transaction.
     :param action: of the server at the target: ``promote``, ``pause`` or ``shutdown``. :param standby: it becomes a
         standby.
+    :param wal: ``copy`` the log that the target needs into ``pg_wal``, or let the server ``fetch`` it while it recovers
+        (by ``mingus wal fetch`` with *settings_file*).
     :raises NotRestorable: the target is outside what can be restored. :raises TargetError: the place is not usable.
         Nothing was written. :raises NoSuchSnapshot: :raises Damaged:
     """
@@ -137,8 +144,11 @@ def restore(
     target = recovery_target.parse(to) if to is not None else None
     if action not in ACTIONS:
         raise SettingsError(f"{action!r} is not one of {', '.join(ACTIONS)}")
-    if target is None and (timeline is not None or standby or action != "promote" or not inclusive):
-        raise SettingsError("a timeline, an action or a standby needs a recovery target", hint="say --to")
+    if wal not in WAL_MODES or (wal == "fetch" and settings_file is None):
+        raise SettingsError(f"{wal!r} is not one of {', '.join(WAL_MODES)}, or the settings file is not named")
+    command = fetch_wal.restore_command(settings_file, source_id) if wal == "fetch" and settings_file else ""
+    if target is None and (wal == "fetch" or timeline is not None or standby or action != "promote" or not inclusive):
+        raise SettingsError("a timeline, an action, a standby or --wal fetch needs a target", hint="say --to")
     with ExitStack() as stack:
         opened = (
             places.opened(settings, repository, context)
@@ -158,7 +168,7 @@ def restore(
         stack.enter_context(reading.announced(place, manifest, context))
         job = PostgresRestore(
             SnapshotReader(place, manifest), directory, tablespace_map or {}, context,
-            recovery=recovery, wal=found.wal if found else None, ending=Ending(action, standby),
+            recovery=recovery, wal=found.wal if found else None, ending=Ending(action, standby, command),
         )  # fmt: skip
         plan = replace(job.plan(), estimated_s=_estimate(place, source_id, job.plan()))
         if not dry_run:
@@ -287,6 +297,9 @@ class PostgresRestore:
                 if self._recovery is not None and self._ending is not None:
                     signal = "standby" if self._ending.standby else "recovery"
                     target.configure(self._ending.settings(self._recovery), signal=signal)
+                    if self._ending.restore_command:
+                        known = fetch_wal.known_to(self._recovery, self._reader.repository.name)
+                        target.write_own(fetch_wal.NOTE.encode(), known.encode())
                 target.finish(self._wal_ranges())
             except BaseException:
                 target.abandon()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -163,6 +164,14 @@ class PostgresTarget:
         configuration.lines(values)
         self._overrides.update(values)
         self._signal = signal
+
+    def write_own(self, name: bytes, content: bytes) -> None:
+        """A small file that is not of the snapshot; it is part of ``backup_manifest``.
+
+        :raises TargetError: something is there, or the file system refused.
+        """
+        entry = TargetFile(name, size=len(content), mtime_ns=time.time_ns())
+        self._recorder().add(entry, self._write(entry, content))
 
     def finish(self, wal_ranges: Iterable[WalRange]) -> None:
         """Complete the data directory: tablespace map, settings, ``backup_manifest``, and ``pg_control`` as the last.
