@@ -241,6 +241,19 @@ class SourceSettings:
 
 
 @dataclass(frozen=True)
+class DestinationSettings:
+    """A server that databases and tables are extracted into; nothing is backed up from it.
+
+    :param airflow_connection: as of a source. :param bin_directory: programs of its major version; empty = found.
+    """
+
+    name: str
+    connection: PostgresConnection = field(default_factory=PostgresConnection)
+    airflow_connection: str = ""
+    bin_directory: str = ""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything. ``state_directory`` holds spool, cache and pins; it is safe to lose, except the pins.
 
@@ -255,6 +268,7 @@ class Settings:
     installation_fingerprint: str = ""
     repositories: tuple[RepositorySettings, ...] = ()
     sources: tuple[SourceSettings, ...] = ()
+    destinations: tuple[DestinationSettings, ...] = ()
     schedules: Mapping[str, str] = field(default_factory=dict)
     airflow: Mapping[str, Any] = field(default_factory=dict)
 
@@ -275,6 +289,17 @@ class Settings:
         """
         return typing.cast(SourceSettings, _named("source", source_id, {s.id: s for s in self.sources}))
 
+    def destination(self, name: str) -> DestinationSettings:
+        """The destination *name*; a source's id stands for the server of that source.
+
+        :raises SettingsError: there is none of that name (the nearest is named).
+        """
+        known = {
+            s.id: DestinationSettings(s.id, s.connection, s.airflow_connection, s.bin_directory) for s in self.sources
+        }
+        known |= {d.name: d for d in self.destinations}
+        return typing.cast(DestinationSettings, _named("destination", name, known))
+
     def repository(self, name: str) -> RepositorySettings:
         """The repository *name*.
 
@@ -287,6 +312,11 @@ class Settings:
         source = self.source(source_id)
         first = source.repository or self.repositories[0].name
         return (first, *(name for name in source.ship_to if name != first))
+
+    def with_destination(self, destination: DestinationSettings) -> Settings:
+        """These settings with one destination replaced (a caller that resolved its connection), or added."""
+        others = tuple(d for d in self.destinations if d.name != destination.name)
+        return dataclasses.replace(self, destinations=(*others, destination))
 
     def with_source(self, source: SourceSettings) -> Settings:
         """These settings with one source replaced (a caller that resolved its connection)."""
@@ -452,6 +482,7 @@ def _check(settings: Settings, where: str) -> None:
     for kind, names in (
         ("repository", [r.name for r in settings.repositories]),
         ("source", [s.id for s in settings.sources]),
+        ("destination", [*(d.name for d in settings.destinations), *(s.id for s in settings.sources)]),
     ):
         for name in names:
             if SOURCE_ID.fullmatch(name) is None:

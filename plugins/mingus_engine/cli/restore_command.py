@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from mingus_engine.cli import output
+from mingus_engine.cli import extract_arguments, output
 from mingus_engine.cli.arguments import Subparsers, add_repository, add_snapshot, add_target, command
 from mingus_engine.cli.console import Console
 from mingus_engine.cli.session import Session
@@ -16,12 +16,14 @@ from mingus_engine.cli.session import Session
 def add(commands: Subparsers) -> None:
     """The parser."""
     parser = command(
-        commands, "restore", "restore a snapshot, or any moment of a recovery window, into an empty directory", run,
+        commands, "restore", "restore a snapshot, or any moment of a window, into an empty directory or a server", run,
         more="Nothing is written before everything is known to fit and the target is known to be reached; what failed"
         " half-way is removed.",
     )  # fmt: skip
     parser.add_argument("source", metavar="SOURCE", help="its id in the settings")
-    parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="new data directory: empty or not there")
+    parser.add_argument(
+        "directory", metavar="DIRECTORY", type=Path, nargs="?", help="new data directory: empty or not there"
+    )
     add_snapshot(parser, "which snapshot; default: the newest")
     add_repository(parser, "from where; default: the first reachable one of the chain")
     parser.add_argument(
@@ -43,6 +45,7 @@ def add(commands: Subparsers) -> None:
     recovery.add_argument(
         "--standby", action="store_true", help="make a standby (standby.signal); primary_conninfo is yours to set"
     )
+    extract_arguments.add(parser)
 
 
 def run(args: argparse.Namespace, session: Session) -> int:
@@ -50,6 +53,9 @@ def run(args: argparse.Namespace, session: Session) -> int:
     session.settings.source(args.source)
     if args.repository:
         session.settings.repository(args.repository)
+    extract_arguments.require_consistent(args)
+    if args.extract is not None:
+        return extract_arguments.run(args, session)
     from mingus_engine.jobs.restore import restore
 
     report = session.run(

@@ -1,9 +1,10 @@
 """The process between the engine and a PostgreSQL program: whatever happens to the engine, the program ends.
 
-Run as a script of its own (``python -I -S guardian.py UID GID ORPHAN_SIGNAL GRACE_S PROGRAM ARGUMENT…``), standard
-library only. ``PR_SET_PDEATHSIG`` in the program itself would follow the *thread* that started it and needs code
-between fork and exec of a threaded process; this process is single-threaded, and the kernel closes the pipe on its
-standard input when the engine dies in whatever way. It reads one letter per order:
+Run as a script of its own (``python -I -S guardian.py UID GID ORPHAN_SIGNAL GRACE_S INPUT PROGRAM ARGUMENT…``), with
+the standard library only; INPUT is the descriptor of the program's standard input, -1 = none. ``PR_SET_PDEATHSIG`` in
+the program itself would follow the *thread* that started it and needs code between fork and exec of a threaded process;
+this process is single-threaded, and the kernel closes the pipe on its standard input when the engine dies in whatever
+way. It reads one letter per order:
 
 * ``f`` SIGINT to the program (a server's fast shutdown), ``i`` SIGQUIT (immediate), ``t`` SIGTERM, ``k`` SIGKILL;
 * end of input: ORPHAN_SIGNAL, and SIGKILL after GRACE_S seconds.
@@ -31,7 +32,7 @@ _POLL_S = 0.5
 
 def main(arguments: list[str]) -> int:
     """Start the program and see it off; returns its exit status."""
-    uid, gid, orphan_signal, grace_s = (int(text) for text in arguments[:4])
+    uid, gid, orphan_signal, grace_s, given = (int(text) for text in arguments[:5])
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wake_read, wake_write = os.pipe()
@@ -52,8 +53,8 @@ def main(arguments: list[str]) -> int:
 
     try:
         program = subprocess.Popen(
-            arguments[4:],
-            stdin=subprocess.DEVNULL,
+            arguments[5:],
+            stdin=given if given >= 0 else subprocess.DEVNULL,
             user=uid if uid >= 0 else None,
             group=gid if gid >= 0 else None,
             extra_groups=[] if uid >= 0 else None,
@@ -61,8 +62,10 @@ def main(arguments: list[str]) -> int:
             start_new_session=True,
         )
     except OSError as error:
-        os.write(2, f"{arguments[4]}: {error.strerror}\n".encode())
+        os.write(2, f"{arguments[5]}: {error.strerror}\n".encode())
         return 127
+    if given >= 0:
+        os.close(given)  # who writes to the program learns at once that it has ended
     _obey(program, wake_read, orphan_signal, grace_s)
     _end_orphans()
     return program.returncode if program.returncode >= 0 else 128 - program.returncode

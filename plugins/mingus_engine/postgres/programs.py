@@ -163,11 +163,15 @@ class Programs:
         account: Account | None,
         output: int,
         environment: Mapping[str, str] | None = None,
+        errors: int | None = None,
+        given: int = -1,
         orphan_signal: signal.Signals = signal.SIGKILL,
         group: int = -1,
     ) -> Guarded:
         """Start a program in the background, its output to the descriptor *output*.
 
+        :param errors: descriptor of its standard error; default: *output*. :param given: of its standard input; -1 =
+            none.
         :param orphan_signal: what it gets when the engine dies.
         :raises ComponentMissing: it is not installed.
         """
@@ -175,13 +179,14 @@ class Programs:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-I", "-S", str(_GUARDIAN)),
-                *(str(uid), str(gid), str(int(orphan_signal)), str(ORPHAN_GRACE_S)),
+                *(str(uid), str(gid), str(int(orphan_signal)), str(ORPHAN_GRACE_S), str(given)),
                 *(str(self.path(name)), *arguments),
             ],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=output,
-            stderr=output,
+            stderr=output if errors is None else errors,
+            pass_fds=() if given < 0 else (given,),
             cwd="/",
             env={**self._environment(), **(environment or {})},
             umask=0o077,

@@ -77,6 +77,19 @@ def connect_sql(conn: PostgresConnection, *, database: str | None = None, safe_p
         raise connect_error(conn, str(error), secret) from None
 
 
+def for_programs(conn: PostgresConnection, database: str) -> tuple[str, dict[str, str]]:
+    """How one of PostgreSQL's programs connects: libpq's text, which holds no secret, and variables with the password.
+
+    Without a password it finds the password file that this process would find.
+    """
+    secret = _password(conn)
+    text = conninfo.make_conninfo("", **{**_parameters(conn, None, database), "options": _NO_TIMEOUTS})
+    if secret is not None:
+        return text, {"PGPASSWORD": secret.reveal()}
+    passfile = os.environ.get("PGPASSFILE") or os.path.expanduser("~/.pgpass")  # noqa: PTH111 - as libpq does
+    return text, {"PGPASSFILE": passfile}
+
+
 def connect_replication(conn: PostgresConnection) -> PGconn:
     """A connection of the replication protocol.
 
