@@ -40,21 +40,35 @@ class Airflow:
     :param mark: directory whose mark the processes carry (``demo.processes``).
     :param environment: further variables for all components, e.g. ``MINGUS_CONFIG`` and the repositories' key.
     :param parallelism: tasks at once; each is a process, forked up front.
+    :param users: further users, name → role of the simple auth manager (``viewer``, ``user``, ``op``, ``admin``).
     """
 
     def __init__(
-        self, home: Path, *, mark: Path, environment: Mapping[str, str], parallelism: int = 4, dags: Path | None = None
+        self,
+        home: Path,
+        *,
+        mark: Path,
+        environment: Mapping[str, str],
+        parallelism: int = 4,
+        dags: Path | None = None,
+        users: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
         self._mark = mark
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self.password = secrets.token_urlsafe(12)
+        self._roles = {ADMIN: "admin", **(users or {})}
+        self.passwords = {name: secrets.token_urlsafe(12) for name in self._roles}
+        self.password = self.passwords[ADMIN]
         home.mkdir(mode=0o755, parents=True, exist_ok=True)
         (self.port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = self._settings(dags or REPOSITORY_ROOT / "dags", parallelism)
         self.environment |= environment
-        self.api = AirflowApi(self.url, ADMIN, self.password)
+        self.api = self.api_of(ADMIN)
+
+    def api_of(self, user: str) -> AirflowApi:
+        """The REST API as one of the users."""
+        return AirflowApi(self.url, user, self.passwords[user])
 
     @property
     def logs(self) -> Path:
@@ -138,7 +152,7 @@ class Airflow:
     def _write_passwords(self) -> None:
         passwords = self._home / "passwords.json"
         passwords.touch(mode=0o600)
-        passwords.write_text(json.dumps({ADMIN: self.password}), encoding="utf-8")
+        passwords.write_text(json.dumps(self.passwords), encoding="utf-8")
 
     def _settings(self, dags: Path, parallelism: int) -> dict[str, str | None]:
         options = {
@@ -149,7 +163,7 @@ class Airflow:
             "CORE__PARALLELISM": parallelism,
             "CORE__FERNET_KEY": _fernet_key(),
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-            "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
+            "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in self._roles.items()),
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": self._home / "passwords.json",
             "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self._home}/airflow.db",
             "API__BASE_URL": self.url,

@@ -32,19 +32,21 @@ def resolve(settings: Settings, source_id: str) -> Settings:
     :raises SettingsError: no such source or connection, or the connection is of another type.
     """
     source = settings.source(source_id)
-    if not source.airflow_connection:
-        return settings
-    name = source.airflow_connection
-    try:
-        found = BaseHook.get_connection(name)
-    except AirflowNotFoundException:
-        raise SettingsError(
-            f"source {source_id!r} names the Airflow connection {name!r}, which does not exist",
-            hint=f"`airflow connections add {name} --conn-type postgres …`, or give the source its own `connection`",
-        ) from None
-    if found.conn_type not in ("postgres", "postgresql"):
-        raise SettingsError(f"the Airflow connection {name!r} is of type {found.conn_type!r}, not 'postgres'")
-    return settings.with_source(dataclasses.replace(source, connection=_merged(source.connection, found, name)))
+    connection = _resolved(source.connection, source.airflow_connection, f"source {source_id!r}")
+    return settings.with_source(dataclasses.replace(source, connection=connection))
+
+
+def resolve_destination(settings: Settings, name: str) -> Settings:
+    """*settings* with the connection of a destination (or a source as one) resolved likewise; its password is masked.
+
+    :raises SettingsError: as :func:`resolve`.
+    """
+    found = settings.destination(name)
+    connection = _resolved(found.connection, found.airflow_connection, f"destination {name!r}")
+    secret = connection.password or read_secret(connection.password_env, connection.password_file, what="password")
+    if secret is not None and secret.reveal():
+        mask_secret(secret.reveal())
+    return settings.with_destination(dataclasses.replace(found, connection=connection))
 
 
 def mask_secrets(settings: Settings, source_id: str) -> None:
@@ -71,6 +73,22 @@ def redacted(text: str) -> str:
     scheduler's standard output; so texts of the engine are masked before they are logged.
     """
     return str(redact(text))
+
+
+def _resolved(base: PostgresConnection, name: str, who: str) -> PostgresConnection:
+    """*base* with what the Airflow connection *name* says, where one is named."""
+    if not name:
+        return base
+    try:
+        found = BaseHook.get_connection(name)
+    except AirflowNotFoundException:
+        raise SettingsError(
+            f"{who} names the Airflow connection {name!r}, which does not exist",
+            hint=f"`airflow connections add {name} --conn-type postgres …`, or give it its own `connection`",
+        ) from None
+    if found.conn_type not in ("postgres", "postgresql"):
+        raise SettingsError(f"the Airflow connection {name!r} is of type {found.conn_type!r}, not 'postgres'")
+    return _merged(base, found, name)
 
 
 def _merged(base: PostgresConnection, found: Any, name: str) -> PostgresConnection:

@@ -41,6 +41,20 @@ class PerJob:
 
 
 @dataclass(frozen=True)
+class Approval:
+    """Who may let a recovery happen, and how the recovery itself asks Airflow about it.
+
+    :param connection: Airflow connection (type ``http``) of a read-only account: host, port, login, password.
+    :param approvers: user names that may approve; empty = whoever Airflow lets answer. Never who asked for it.
+    :param timeout_s: how long the question stays open.
+    """
+
+    connection: str = "mingus_api"
+    approvers: tuple[str, ...] = ()
+    timeout_s: int = 24 * 3600
+
+
+@dataclass(frozen=True)
 class Wiring:
     """How the tasks are run.
 
@@ -53,13 +67,15 @@ class Wiring:
     archive_wal: PerJob = field(default_factory=PerJob)
     ship: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     verify: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
+    recover: PerJob = field(default_factory=lambda: PerJob(timeout_s=24 * 3600))
+    approval: Approval = field(default_factory=Approval)
     retries: int = 3
     retry_delay_s: int = 60
     retry_delay_max_s: int = 1800
     progress_interval_s: int = 10
 
     def arguments(self, job: str) -> dict[str, Any]:
-        """Operator arguments of a task of *job* (``back_up``, ``archive_wal``, ``ship`` or ``verify``)."""
+        """Operator arguments of a task of *job*: ``back_up``, ``archive_wal``, ``ship``, ``verify``, ``recover``."""
         bounds: PerJob = getattr(self, job)
         return {
             "pool": bounds.pool,
@@ -123,6 +139,10 @@ def _build(default: Any, raw: Any, where: str) -> Any:
             raise SettingsError(f"{where}: unknown key {str(key)!r}; {_nearest(str(key), hints)}")
         if dataclasses.is_dataclass(hints[key]):
             values[key] = _build(getattr(default, key), value, place)
+        elif typing.get_origin(hints[key]) is tuple:
+            if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+                raise SettingsError(f"{place}: {value!r} is not a list of names")
+            values[key] = tuple(value)
         elif not _fits(value, hints[key], least=0 if key == "retries" else 1):
             raise SettingsError(f"{place}: {value!r} is not a valid {hints[key].__name__}")
         else:

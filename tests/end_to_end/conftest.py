@@ -22,7 +22,11 @@ from tests.support.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 DAG = "backup_postgres_full"
+RECOVERY = "recover_postgres"
 RUN_TIMEOUT_S = 240.0
+# Two operators who may do all that an operator may, and the account that asks who approved what.
+SERVICE = "mingus"
+USERS = {"alice": "op", "bob": "op", SERVICE: "viewer"}
 
 
 @dataclass
@@ -49,31 +53,31 @@ class Installation:
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
 
-    def trigger(self, **conf: Any) -> str:
+    def trigger(self, *, dag: str = DAG, **conf: Any) -> str:
         """Start a run as an operator at a terminal would; returns its id."""
         run_id = f"e2e-{secrets.token_hex(4)}"
-        self.airflow.command("dags", "trigger", DAG, "--run-id", run_id, "--conf", json.dumps(conf))
+        self.airflow.command("dags", "trigger", dag, "--run-id", run_id, "--conf", json.dumps(conf))
         return run_id
 
-    def wait(self, run_id: str) -> str:
+    def wait(self, run_id: str, *, dag: str = DAG) -> str:
         """The final state of a run."""
 
         def ended() -> str | None:
             self.airflow.check()
-            state = self.airflow.api.run_state(DAG, run_id)
+            state = self.airflow.api.run_state(dag, run_id)
             return state if state in ("success", "failed") else None
 
         return str(wait_until(ended, f"the end of run {run_id}", timeout_s=RUN_TIMEOUT_S))
 
-    def task(self, run_id: str, task_id: str) -> dict[str, Any]:
+    def task(self, run_id: str, task_id: str, *, dag: str = DAG) -> dict[str, Any]:
         """A task instance of the run's only source."""
-        (found,) = (task for task in self.airflow.api.tasks(DAG, run_id) if task["task_id"] == task_id)
+        (found,) = (task for task in self.airflow.api.tasks(dag, run_id) if task["task_id"] == task_id)
         return found
 
-    def task_log(self, run_id: str, task_id: str, attempt: int = 1) -> str:
-        """The text of a task's log of one try."""
-        log = self.airflow.logs / "tasks" / f"dag_id={DAG}" / f"run_id={run_id}" / f"task_id={task_id}"
-        path = log / "map_index=0" / f"attempt={attempt}.log"
+    def task_log(self, run_id: str, task_id: str, attempt: int = 1, *, dag: str = DAG) -> str:
+        """The text of a task's log of one try; of a mapped task, of its first instance."""
+        log = self.airflow.logs / "tasks" / f"dag_id={dag}" / f"run_id={run_id}" / f"task_id={task_id}"
+        path = (log / "map_index=0" if (log / "map_index=0").exists() else log) / f"attempt={attempt}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def execute(self, *statements: str) -> None:
@@ -127,8 +131,14 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
         )
         Path(environment["MINGUS_CONFIG"]).write_text(yaml.safe_dump(_settings(home, pg15, database)))
         airflow = Airflow(
-            home / "airflow", mark=home, environment={**environment, "AIRFLOW_CONN_E2E_LEDGER": json.dumps(connection)}
+            home / "airflow",
+            mark=home,
+            environment={**environment, "AIRFLOW_CONN_E2E_LEDGER": json.dumps(connection)},
+            users=USERS,
         )
+        service = {"conn_type": "http", "host": "127.0.0.1", "port": airflow.port, "schema": "http", "login": SERVICE}
+        service["password"] = airflow.passwords[SERVICE]
+        airflow.environment["AIRFLOW_CONN_MINGUS_API"] = json.dumps(service)
         secret_texts = {"password": str(pg15.password), "key": key}
         found = Installation(airflow, pg15, database, home, secret_texts, environment)
         try:
@@ -138,8 +148,17 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
                 found.secrets[f"escrow key of {name}"] = next(v for k, v in escrow.items() if k == "escrow_key")
             airflow.start()
             airflow.wait_healthy()
-            airflow.api.wait_for_dag(DAG)
-            airflow.api.unpause(DAG)
+            for dag in (DAG, RECOVERY):
+                airflow.api.wait_for_dag(dag)
+                airflow.api.unpause(dag)
             yield found
         finally:
             airflow.stop()
+
+
+@pytest.fixture(scope="session")
+def proven(installation: Installation) -> str:
+    """The id of a nightly run that went well: both repositories have its snapshot."""
+    run_id = installation.trigger(sources=["ledger"])
+    assert installation.wait(run_id) == "success", installation.task_log(run_id, "source.back_up")
+    return run_id

@@ -19,14 +19,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def proven(installation: Installation) -> str:
-    """The id of a run that went well."""
-    run_id = installation.trigger(sources=["ledger"])
-    assert installation.wait(run_id) == "success", installation.task_log(run_id, "source.back_up")
-    return run_id
-
-
 def test_a_triggered_run_leaves_a_snapshot_in_both_repositories_and_a_proof_in_the_last(
     installation: Installation, proven: str
 ) -> None:

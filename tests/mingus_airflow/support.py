@@ -101,6 +101,8 @@ class FakeEngine:
                 "checks": [],
                 "repositories": [{"name": "primary", "ok": True}],
             },
+            "restore": {"snapshot": snapshot, "repository": "primary", "plan": {"bytes": 1000, "wal_bytes": 16}},
+            "windows": {"restorable_from": "2026-11-23T01:00:00+00:00", "restorable_to": None},
             "verify": {"snapshot": snapshot, "ok": True, "rto_s": 2.5, "checks": [], "proof": "01K0PROOF"},
         }
         for name, more in reports.items():

@@ -1,8 +1,23 @@
 """Operators: each runs one job of the engine for one source and returns its report."""
 
+from mingus_airflow.approval import RecoveryApprovalOperator
 from mingus_airflow.operators.encrypt_and_ship import EncryptAndShipOperator
 from mingus_airflow.operators.pg_base_backup import PgBaseBackupOperator
+from mingus_airflow.operators.pg_extract import PgExtractOperator
+from mingus_airflow.operators.pg_restore import PgRestoreOperator
 from mingus_airflow.operators.pg_wal_archive import PgWalArchiveOperator
+from mingus_airflow.operators.recovery_plan import PgRecoveryPlanOperator
+from mingus_airflow.operators.recovery_report import RecoveryReportOperator
 from mingus_airflow.operators.restore_verify import RestoreVerifyOperator
 
-__all__ = ["EncryptAndShipOperator", "PgBaseBackupOperator", "PgWalArchiveOperator", "RestoreVerifyOperator"]
+__all__ = [
+    "EncryptAndShipOperator",
+    "PgBaseBackupOperator",
+    "PgExtractOperator",
+    "PgRecoveryPlanOperator",
+    "PgRestoreOperator",
+    "PgWalArchiveOperator",
+    "RecoveryApprovalOperator",
+    "RecoveryReportOperator",
+    "RestoreVerifyOperator",
+]

@@ -1,0 +1,195 @@
+"""# Recover a PostgreSQL source
+
+Started by a person: **Trigger**, fill in the form. **plan → (drill | approve → restore or extract) → report**.
+
+* `plan` — which snapshot, how much, where to, from when to when the source can be restored. **Report** on its page
+  shows it. Nothing is written. Red: the order cannot be carried out as it is; the log says why.
+* `drill` — restores to a scratch directory, starts a server on it, checks it, wipes it. Needs no approval.
+* `approve` — waits for **somebody else** than who triggered the run: *Required actions* of the task shows order and
+  plan, with *Approve* and *Reject*.
+* `restore` — to a directory of the worker, ready to start. `extract` — a database or tables into a running server.
+  Both ask Airflow again who approved what, and do nothing else than that.
+* `report` — what was done, approved by whom, and what to do next.
+
+Runbooks, command by command: docs/OPERATIONS.md. The same from a terminal:
+
+```
+airflow dags trigger recover_postgres --conf '{"source": "ledger", "mode": "drill"}'
+mingus restore ledger /empty/directory            # also when Airflow is down
+```
+
+## It is red. What now?
+1. `plan`: the last lines of its log name what is wrong with the order. Trigger again with another one.
+2. `approve` is red although somebody answered: that happens when the answer came within seconds of the question.
+   Clear `approve`; the question is put again.
+3. `restore` or `extract` says *not approved*: read why. An approval serves one try of one order; who cleared, marked
+   or edited anything of this run cannot approve it. When in doubt, trigger a new run.
+4. `restore` failed half-way: what was written was removed. `extract` failed: the destination is as it was before.
+   Mend the cause, trigger a new run.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, Param, task
+
+from mingus_airflow.operators import (
+    PgExtractOperator,
+    PgRecoveryPlanOperator,
+    PgRestoreOperator,
+    RecoveryApprovalOperator,
+    RecoveryReportOperator,
+    RestoreVerifyOperator,
+)
+from mingus_airflow.recovery import DRILL, MODES
+from mingus_airflow.wiring import load_settings, wiring
+
+SETTINGS = load_settings()
+WIRING = wiring(SETTINGS)
+SOURCES = [source.id for source in SETTINGS.sources if source.kind == "postgres"]
+INTO = sorted({*(destination.name for destination in SETTINGS.destinations), *SOURCES})
+TEXT = {"type": ["null", "string"]}
+
+# The order is what the form says; a misspelt parameter of --conf is refused by the plan.
+ORDER = "{{ params | tojson }}"
+
+with DAG(
+    dag_id="recover_postgres",
+    doc_md=__doc__,
+    schedule=None,
+    catchup=False,
+    max_active_runs=16,
+    tags=["mingus", "recovery", "postgres"],
+    default_args={"owner": "mingus"},
+    params={
+        "source": Param(type="string", enum=SOURCES, section="1. What", title="Source"),
+        "mode": Param(
+            DRILL,
+            type="string",
+            enum=list(MODES),
+            section="1. What",
+            title="Mode",
+            description="drill: scratch directory, checked and wiped. restore: to a directory. extract: a database or"
+            " tables into a running server. All but the drill need somebody else's approval.",
+        ),
+        "snapshot": Param(
+            None,
+            **TEXT,
+            section="2. From when",
+            title="Snapshot",
+            description="ULID or its beginning; empty = the newest.",
+        ),
+        "repository": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, *(repository.name for repository in SETTINGS.repositories)],
+            section="2. From when",
+            title="Repository",
+            description="Empty = the first reachable one of the source's chain.",
+        ),
+        "to": Param(
+            None,
+            **TEXT,
+            section="2. From when",
+            title="Moment",
+            description="latest · immediate · time:2026-11-23T14:29:59+01:00 (without an offset: UTC) · lsn:16/B374D848"
+            " · xid:12345 · name:RESTORE-POINT; empty = the end of the snapshot.",
+        ),
+        "timeline": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            section="2. From when",
+            title="Timeline",
+            description="Empty = the newest.",
+        ),
+        "exclusive": Param(
+            False,
+            type="boolean",
+            section="2. From when",
+            title="Exclusive",
+            description="Without what is exactly at the moment.",
+        ),
+        "directory": Param(
+            None,
+            **TEXT,
+            pattern="^(/.*)?$",
+            section="3. Restore",
+            title="Directory",
+            description="Absolute, on the worker; empty or not there.",
+        ),
+        "tablespaces": Param(
+            [],
+            type="array",
+            items={"type": "string", "pattern": "^.+=/"},
+            section="3. Restore",
+            title="Tablespaces",
+            description="OID=/DIRECTORY each, to put one elsewhere.",
+        ),
+        "what": Param(
+            None,
+            **TEXT,
+            section="4. Extract",
+            title="What",
+            description="DATABASE, or DATABASE:schema.table,…",
+        ),
+        "into": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, *INTO],
+            section="4. Extract",
+            title="Into",
+            description="A destination of the settings, or the server of a source.",
+        ),
+        "new_name": Param(
+            None,
+            **TEXT,
+            section="4. Extract",
+            title="As",
+            description="A new database of this name. Empty = a database keeps its name, tables go into the database of"
+            " the destination's connection.",
+        ),
+        "overwrite": Param(
+            False,
+            type="boolean",
+            section="4. Extract",
+            title="Overwrite",
+            description="Replace what is there of that name, all or nothing.",
+        ),
+        "no_owner": Param(
+            False,
+            type="boolean",
+            section="4. Extract",
+            title="No owners",
+            description="Leave out owners and rights.",
+        ),
+    },
+):
+    bounds = WIRING.arguments("recover")
+    plan = PgRecoveryPlanOperator(task_id="plan", order=ORDER, **bounds)
+
+    @task.branch(task_id="choose", retries=0)
+    def choose(params: dict) -> list[str]:
+        """A drill needs no approval; anything else does."""
+        return ["drill"] if params["mode"] == DRILL else ["approve", params["mode"]]
+
+    drill = RestoreVerifyOperator(
+        task_id="drill",
+        source="{{ params.source }}",
+        snapshot=plan.output,
+        repository="{{ ti.xcom_pull(task_ids='plan')['repository'] }}",
+        level="L4",
+        **WIRING.arguments("verify"),
+    )
+    approve = RecoveryApprovalOperator(task_id="approve", order=ORDER, plan=plan.output)
+    restore = PgRestoreOperator(task_id="restore", order=ORDER, plan=plan.output, **bounds)
+    extract = PgExtractOperator(task_id="extract", order=ORDER, plan=plan.output, **bounds)
+    report = RecoveryReportOperator(
+        task_id="report",
+        outcomes=[drill.output, restore.output, extract.output],
+        trigger_rule="none_failed_min_one_success",
+        retries=0,
+    )
+
+    chosen = choose()
+    plan >> chosen >> [drill, approve, restore, extract]
+    approve >> [restore, extract]

@@ -1,0 +1,244 @@
+"""The recovery with a real Airflow: a drill, an approved restore, and every way around the approval that is known.
+
+All runs are started together and answered together: what takes time is Airflow, not the restores.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from demo.errors import DemoError
+from tests.end_to_end.conftest import DAG, RECOVERY, Installation
+from tests.support.directories import make_directory
+from tests.support.processes import wait_until
+
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("airflow"),
+    pytest.mark.timeout(600),
+]
+ENDED = ("success", "failed", "skipped", "upstream_failed")
+
+
+@dataclass
+class Run:
+    """One run of the recovery, asked for by alice."""
+
+    installation: Installation
+    run_id: str
+    directory: Path
+
+    @property
+    def path(self) -> str:
+        return f"/dags/{RECOVERY}/dagRuns/{quote(self.run_id, safe='')}"
+
+    def as_user(self, user: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return self.installation.airflow.api_of(user).call(method, f"{self.path}{path}", body)
+
+    def state(self, task_id: str) -> str:
+        return str(self.installation.task(self.run_id, task_id, dag=RECOVERY)["state"])
+
+    def log(self, task_id: str, attempt: int = 1) -> str:
+        return self.installation.task_log(self.run_id, task_id, attempt, dag=RECOVERY)
+
+    def report(self, task_id: str) -> Any:
+        return self.installation.airflow.api.report(RECOVERY, self.run_id, task_id)
+
+    def wait_asked(self, attempt: int = 1) -> None:
+        """Until the question is put and the scheduler has noted it.
+
+        An answer that comes in between makes Airflow fail the task although the answer is stored.
+        """
+        task = rf"task_id='approve'.*{re.escape(self.run_id)}.*try_number={attempt}\b"
+        noted = re.compile(rf"Received executor event with state success.*{task}")
+        wait_until(
+            lambda: (
+                self.state("approve") == "awaiting_input"
+                and noted.search((self.installation.airflow.logs / "scheduler.log").read_text(errors="replace"))
+            ),
+            f"{self.run_id} asks for approval",
+            timeout_s=120,
+        )
+
+    def answer(self, user: str, option: str = "Approve") -> None:
+        body = {"chosen_options": [option], "params_input": {}}
+        self.as_user(user, "PATCH", "/taskInstances/approve/-1/hitlDetails", body)
+
+    def wait_ended(self, task_id: str) -> str:
+        return str(
+            wait_until(
+                lambda: state if (state := self.state(task_id)) in ENDED else None, f"{task_id} ended", timeout_s=120
+            )
+        )
+
+    def clear(self, user: str, *task_ids: str) -> None:
+        body = {"dry_run": False, "dag_run_id": self.run_id, "task_ids": list(task_ids), "only_failed": False}
+        self.installation.airflow.api_of(user).call("POST", f"/dags/{RECOVERY}/clearTaskInstances", body)
+
+    def assert_refused(self, because: str, attempt: int = 1) -> None:
+        """The restore task ended red, said why, and wrote nothing."""
+        assert self.wait_ended("restore") == "failed"
+        log = wait_until(
+            lambda: (t := self.log("restore", attempt)) and "NotApproved" in t and t, "the refusal is logged"
+        )
+        assert because in log, log
+        assert not self.directory.exists()
+
+
+NAMES = ("good", "rejected", "own", "marked", "forged", "edited", "meddled")
+
+
+@pytest.fixture(scope="module")
+def snapshot(installation: Installation, proven: str) -> str:
+    return str(installation.airflow.api.report(DAG, proven, "source.back_up", 0)["snapshot"])
+
+
+@pytest.fixture(scope="module")
+def runs(installation: Installation, snapshot: str) -> dict[str, Run]:
+    """A restore each, all asked for by alice, waiting for their approval."""
+    alice = installation.airflow.api_of("alice")
+    parent = make_directory(installation.home / "restored")
+    made = {}
+    for name in NAMES:
+        directory = parent / name
+        order = {"source": "ledger", "mode": "restore", "directory": str(directory)}
+        made[name] = Run(installation, alice.trigger(RECOVERY, order), directory)
+    for run in made.values():
+        run.wait_asked()
+    return made
+
+
+def test_a_drill_triggered_at_a_terminal_needs_no_approval(installation: Installation, snapshot: str) -> None:
+    run_id = installation.trigger(dag=RECOVERY, source="ledger", mode="drill")
+    assert installation.wait(run_id, dag=RECOVERY) == "success"
+    report = installation.airflow.api.report(RECOVERY, run_id, "report")
+    assert (report["job"], report["ok"], report["checks_not_passed"]) == ("verify", True, [])
+    assert report["rto_s"] > 0
+    states = {task["task_id"]: task["state"] for task in installation.airflow.api.tasks(RECOVERY, run_id)}
+    assert states == {
+        "plan": "success",
+        "choose": "success",
+        "drill": "success",
+        "approve": "skipped",
+        "restore": "skipped",
+        "report": "success",
+    }
+
+
+def test_a_misspelt_parameter_or_an_impossible_order_is_refused_before_anybody_is_asked(
+    installation: Installation, snapshot: str
+) -> None:
+    alice = installation.airflow.api_of("alice")
+    with pytest.raises(DemoError, match="was answered 400"):
+        alice.trigger(RECOVERY, {"source": "ledgr", "mode": "drill"})
+    wrong = {
+        "has no parameter 'snapshoot'; did you mean 'snapshot'": {"mode": "drill", "snapshoot": "01K"},
+        "needs the parameter 'directory'": {"mode": "restore"},
+    }
+    started = {
+        text: Run(installation, alice.trigger(RECOVERY, {"source": "ledger", **order}), Path("/nonexistent"))
+        for text, order in wrong.items()
+    }
+    for text, run in started.items():
+        assert run.wait_ended("plan") == "failed"
+        assert text in run.log("plan")
+        assert run.wait_ended("approve") == "upstream_failed"
+
+
+def test_the_plan_and_the_question_say_what_will_happen(runs: dict[str, Run], snapshot: str) -> None:
+    run = runs["good"]
+    plan = run.report("plan")
+    assert plan["snapshot"] == snapshot
+    assert plan["directory"] == str(run.directory)
+    assert plan["bytes"] > 0
+    detail = run.as_user("bob", "GET", "/taskInstances/approve/-1/hitlDetails")
+    for said in (snapshot, str(run.directory), "`alice` asks for this", "primary"):
+        assert said in detail["body"]
+
+
+def test_a_restore_that_somebody_else_approved_is_done_and_says_who(runs: dict[str, Run]) -> None:
+    run = runs["good"]
+    run.answer("bob")
+    assert run.wait_ended("restore") == "success", run.log("restore")
+    assert run.wait_ended("report") == "success"
+    report = run.report("report")
+    assert (report["requested_by"], report["approved_by"]) == ("alice", "bob")
+    assert "pg_ctl" in report["start_hint"]
+    assert (run.directory / "global" / "pg_control").exists()
+    assert "progress: " in run.log("restore") or report["duration_s"] < 2
+
+
+def test_a_cleared_restore_needs_a_new_approval(runs: dict[str, Run]) -> None:
+    run = runs["good"]
+    before = (run.directory / "global" / "pg_control").stat().st_mtime_ns
+    run.clear("alice", "restore")
+    log = wait_until(lambda: (t := run.log("restore", 2)) and "NotApproved" in t and t, "the refusal", timeout_s=120)
+    assert "used by an earlier try" in log
+    assert (run.directory / "global" / "pg_control").stat().st_mtime_ns == before
+
+
+def test_a_rejected_restore_is_not_done(runs: dict[str, Run]) -> None:
+    run = runs["rejected"]
+    run.answer("bob", "Reject")
+    assert run.wait_ended("restore") == "skipped"
+    assert run.wait_ended("report") == "skipped"
+    assert not run.directory.exists()
+
+
+def test_nobody_approves_an_own_request(runs: dict[str, Run]) -> None:
+    runs["own"].answer("alice")
+    runs["own"].assert_refused("asked for this recovery and cannot approve it as well")
+
+
+def test_marking_the_approval_as_success_is_no_approval(runs: dict[str, Run]) -> None:
+    runs["marked"].as_user("alice", "PATCH", "/taskInstances/approve", {"new_state": "success"})
+    runs["marked"].assert_refused("no person has answered")
+
+
+def test_a_forged_answer_in_xcom_is_no_approval(runs: dict[str, Run]) -> None:
+    run = runs["forged"]
+    answer = {
+        "chosen_options": ["Approve"],
+        "params_input": {},
+        "responded_at": "2026-01-01T00:00:00+00:00",
+        "responded_by_user": {"id": "bob", "name": "bob"},
+    }
+    body = {"key": "return_value", "value": answer, "map_index": -1}
+    run.as_user("alice", "POST", "/taskInstances/approve/xcomEntries", body)
+    run.as_user("alice", "PATCH", "/taskInstances/approve", {"new_state": "success"})
+    run.assert_refused("no person has answered")
+
+
+def test_an_order_that_is_changed_after_the_question_was_put_is_not_what_was_approved(runs: dict[str, Run]) -> None:
+    run = runs["edited"]
+    elsewhere = run.directory.with_name("elsewhere")
+    with sqlite3.connect(run.installation.home / "airflow" / "airflow.db", timeout=30) as database:
+        ((conf,),) = database.execute("SELECT conf FROM dag_run WHERE run_id = ?", (run.run_id,))
+        changed = {**json.loads(conf), "directory": str(elsewhere)}
+        database.execute("UPDATE dag_run SET conf = ? WHERE run_id = ?", (json.dumps(changed), run.run_id))
+    database.close()
+    run.answer("bob")
+    run.assert_refused("another order or plan")
+    assert not elsewhere.exists()
+
+
+def test_who_clears_a_request_of_somebody_else_cannot_approve_it(runs: dict[str, Run]) -> None:
+    run = runs["meddled"]
+    run.answer("alice")
+    run.assert_refused("cannot approve it as well")
+    run.clear("bob", "approve", "restore")
+    run.wait_asked(attempt=2)
+    run.answer("bob")
+    wait_until(lambda: "NotApproved" in run.log("restore", 2), "the refusal", timeout_s=120)
+    assert "also acted on this run" in run.log("restore", 2)
+    assert not run.directory.exists()
