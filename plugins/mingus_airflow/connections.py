@@ -32,6 +32,8 @@ def resolve(settings: Settings, source_id: str) -> Settings:
     :raises SettingsError: no such source or connection, or the connection is of another type.
     """
     source = settings.source(source_id)
+    if not source.airflow_connection:
+        return settings
     connection = _resolved(source.connection, source.airflow_connection, f"source {source_id!r}")
     return settings.with_source(dataclasses.replace(source, connection=connection))
 
