@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from mingus_engine import lsn as lsns
-from mingus_engine.errors import NotRestorable, SettingsError
+from mingus_engine.errors import NotRestorable, SettingsError, TargetError
 from mingus_engine.jobs import recovery_target
+from mingus_engine.jobs.archive_wal import archive_wal
 from mingus_engine.jobs.verify import VerificationRefuted
+from mingus_engine.jobs.windows import windows
 from tests.integration import ledger
 from tests.integration.conftest import Install
 from tests.integration.journal import Entry, Journal, shown
@@ -25,6 +27,7 @@ from tests.support.installation import Installation, running
 from tests.support.pg_versions import MAJORS, PgVersion
 from tests.support.postgres import PgCluster
 from tests.support.processes import wait_until
+from tests.support.s3 import S3Bucket
 
 pytestmark = pytest.mark.xdist_group("recovery")
 SEED = 20261123
@@ -285,3 +288,66 @@ def test_a_missing_segment_stops_every_recovery_across_it(
 def test_200_random_targets_show_exactly_what_was_committed_before(make_story: MakeStory, workspace: Path) -> None:
     for major, count in ((15, 68), (16, 66), (18, 66)):
         check_random_targets(make_story(major), workspace, count, SEED * major)
+
+
+def test_an_archived_source_with_tablespaces_is_recovered_from_a_bucket(
+    make_cluster: Callable[..., PgCluster], install: Install, rclone_s3: S3Bucket, workspace: Path
+) -> None:
+    cluster = make_cluster(15)
+    journal = Journal(5)
+    journal.prepare(cluster)
+    cluster.create_tablespace("other")
+    installation = install(cluster, repositories={"here": None, "cloud": rclone_s3})
+    archive_wal(installation.settings, "ledger", context=installation.context())
+    installation.back_up()
+    installation.ship("here", "cloud")
+    cluster.execute("alter table scratch set tablespace other")
+    journal.write(cluster, 20)
+    archive_wal(installation.settings, "ledger", context=installation.context())
+    journal.write(cluster, 5)
+    archive_wal(installation.settings, "ledger", context=installation.context())
+    found = windows(installation.settings, "ledger", context=installation.context())
+    assert [place["repository"] for place in found.repositories] == ["here", "cloud"]
+    assert all(len(place["windows"]) == 1 and not place["gaps"] for place in found.repositories)
+    assert found.rpo_s is not None
+
+    (oid,) = [row[0] for row in cluster.rows("select oid::text from pg_tablespace where spcname = 'other'")]
+    entry = journal.entries[10]
+    for to, count in ((f"xid:{entry.xid}", entry.n), ("latest", journal.entries[-1].n)):
+        place = directories.make_directory(workspace / to[:3])
+        report = installation.restore(place / "data", "cloud", to=to, tablespace_map={oid: str(place / "other")})
+        assert report.repository == "cloud"
+        with running(place, place / "data", cluster) as server:
+            wait_until(lambda server=server: not server.value("select pg_is_in_recovery()"), "promoted")
+            assert shown(server) == count
+            locations = server.rows("select pg_tablespace_location(oid) from pg_tablespace")
+            assert (str(place / "other"),) in locations
+    assert installation.verify(None, "cloud", to="random").ok
+
+
+def test_a_tablespace_that_the_log_creates_is_never_written_into_where_it_lives(
+    make_cluster: Callable[..., PgCluster], install: Install, workspace: Path
+) -> None:
+    cluster = make_cluster(15)
+    journal = Journal(6)
+    journal.prepare(cluster)
+    installation = install(cluster, repositories={"here": None})
+    archive_wal(installation.settings, "ledger", context=installation.context())
+    installation.back_up()
+    journal.write(cluster, 3)
+    place = cluster.create_tablespace("late")
+    cluster.execute("alter table scratch set tablespace late")
+    journal.write(cluster, 3)
+    archive_wal(installation.settings, "ledger", context=installation.context())
+    for job in (
+        lambda: installation.restore(workspace / "data", to="latest"),
+        lambda: installation.verify(None, "here", to="latest"),
+    ):
+        with pytest.raises(TargetError, match=f"creates tablespace [0-9]+ in {place}, which is there"):
+            job()
+        assert not (workspace / "data").exists()
+    # Before it was created, and with a snapshot that has it, nothing is in the way.
+    assert installation.verify(None, "here", to=f"xid:{journal.entries[2].xid}").ok
+    installation.back_up()
+    archive_wal(installation.settings, "ledger", context=installation.context())
+    assert installation.verify(None, "here", to="latest").ok

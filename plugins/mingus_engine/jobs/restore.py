@@ -19,7 +19,7 @@ from typing import Any
 
 from mingus_engine import lsn as lsns
 from mingus_engine.codec import plainjson
-from mingus_engine.errors import ComponentMissing, SettingsError
+from mingus_engine.errors import ComponentMissing, SettingsError, TargetError
 from mingus_engine.jobs import fetch_wal, places, reading, recovery_target, wal_files
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.crew import Crew
@@ -294,6 +294,7 @@ class PostgresRestore:
                 materialiser = Materialiser(self._reader, target, self._context, plan.bytes)
                 written = materialiser.run(_RESTORE_WORKERS)
                 self._write_wal(target, plan.wal_bytes)
+                self._refuse_foreign_tablespaces(target)
                 if self._recovery is not None and self._ending is not None:
                     signal = "standby" if self._ending.standby else "recovery"
                     target.configure(self._ending.settings(self._recovery), signal=signal)
@@ -311,8 +312,7 @@ class PostgresRestore:
     def _wal_files(self) -> dict[str, WalFile]:
         """By name. The snapshot's own log is there in any case, under the names of its own timeline."""
         files = wal_files.of_snapshot(self._reader, self._segment_bytes)
-        fetched = self._ending is not None and self._ending.restore_command
-        if self._recovery is not None and self._wal is not None and not fetched:
+        if self._recovery is not None and self._wal is not None and self._copies:
             wanted = wal_files.of_recovery(self._wal, self._recovery)
             files.update({n: f for n, f in wanted.items() if n not in files or files[n].length < f.length})
         return files
@@ -336,6 +336,30 @@ class PostgresRestore:
 
         crew = Crew[WalFile]("wal", lambda: write, cancel=self._context.cancel, queue_items=_WAL_WORKERS)
         crew.run((file for _, file in sorted(self._wal_files().items())), _WAL_WORKERS)
+
+    def _refuse_foreign_tablespaces(self, target: PostgresTarget) -> None:
+        """Replaying CREATE TABLESPACE leads to the original directory: it must not be a living cluster's.
+
+        :raises TargetError: the log creates a tablespace where something is.
+        """
+        if self._recovery is None or not self._copies:
+            return
+        start, end = self._recovery.start, self._recovery.end
+        names = [file.name for file in self._recovery.path.files(start, end)]
+        length = (self._recovery.redo or self._recovery.point.stop) - start
+        for oid, place in sorted(target.created_tablespaces(names, length).items()):
+            if os.path.lexists(place):
+                raise TargetError(
+                    f"on the way to {self._recovery.target.text} the log creates tablespace {oid} in {place}, which is"
+                    " there: the restored server would write into it",
+                    hint="use a snapshot that was made after the tablespace and --tablespace, or another machine",
+                )
+            self._context.log(f"the log creates tablespace {oid}: make the empty directory {place} before the start")
+
+    @property
+    def _copies(self) -> bool:
+        """Whether all that the target needs is written into ``pg_wal``."""
+        return self._wal is not None and not (self._ending is not None and self._ending.restore_command)
 
     def _wal_ranges(self) -> list[WalRange]:
         facts = self.facts

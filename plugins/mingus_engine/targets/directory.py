@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
+from mingus_engine import bounds
 from mingus_engine.errors import Damaged, TargetNotEmpty
 from mingus_engine.targets import durability, places
 from mingus_engine.targets.base import FileEntry, FileWriter
@@ -169,6 +170,18 @@ class DirectoryTarget:
             descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
             with os.fdopen(descriptor, "rb") as file:
                 return file.read(max_bytes)
+
+    def parts(self, path: bytes) -> Iterator[bytes]:
+        """The content of a file that was restored, by the MiB.
+
+        :raises TargetError: it is not there.
+        """
+        base, parts = self._resolve(path)
+        with translated(path), open_parent(base, parts, create=False) as parent:
+            descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        with translated(path), os.fdopen(descriptor, "rb", buffering=0) as file:
+            while part := file.read(bounds.MIB):
+                yield part
 
     def settle(self) -> None:
         """Everything was written: directories get their times, and all is made durable. The mark stays."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mingus_engine.errors import Damaged, SettingsError, TargetError
-from mingus_engine.postgres import tablespace_map
+from mingus_engine.postgres import tablespace_map, wal_tablespaces
 from mingus_engine.postgres.backup_manifest import WalRange
 from mingus_engine.postgres.control_data import system_identifier
 from mingus_engine.targets import checksum, places
@@ -152,6 +154,15 @@ class PostgresTarget:
     def write_wal(self, files: Iterable[wal.WalFile], checkpoint: Callable[[], None] = lambda: None) -> tuple[int, int]:
         """Write segments, slices and histories into ``pg_wal``; see :func:`wal.write`."""
         return wal.write(self._tree, files, self._segment_bytes, checkpoint)
+
+    def created_tablespaces(self, segments: Iterable[str], length: int) -> dict[int, Path]:
+        """OID → place of the tablespaces that the first *length* bytes of log in ``pg_wal`` create.
+
+        :param segments: follow each other.
+        """
+        contents = (self._tree.parts(f"pg_wal/{name}".encode()) for name in segments)
+        found = wal_tablespaces.created(itertools.chain.from_iterable(contents), length)
+        return {oid: Path(os.fsdecode(place)) for oid, place in found.items() if oid not in self._tablespaces}
 
     def configure(self, values: Mapping[str, str], *, signal: str = "") -> None:
         """Settings to write into ``postgresql.auto.conf`` at the end, e.g. ``restore_command`` and a recovery target.
