@@ -16,25 +16,30 @@ from pathlib import Path
 
 from benchmarks import cluster as clusters
 from benchmarks import places, report
-from benchmarks.contenders import Bench, all_contenders
+from benchmarks.contenders import Bench
+from benchmarks.depth import DEPTH
+from benchmarks.full import FULL
+from benchmarks.incremental import INCREMENTAL, NATIVE, SQL
 from benchmarks.measuring import CommandFailed
-from benchmarks.rounds import Sample, play
+from benchmarks.rounds import Sample
+from benchmarks.suite import Suite
 from tests.support import directories
 
 ROOT = Path(__file__).resolve().parent.parent
 _QUICK_GB = 0.5
+SUITES = {suite.name: suite for suite in (FULL, INCREMENTAL, NATIVE, SQL, DEPTH)}
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="MINGUS beside pgBackRest and restic.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="MINGUS beside its peers.")
     number = parser.add_argument
+    number("suite", nargs="?", default=FULL.name, choices=list(SUITES), help=f"what is measured ({FULL.name})")
     number("--gb", type=float, default=float(os.environ.get("MINGUS_BENCH_GB", "5")), help="size of the database (5)")
     number("--rounds", type=int, default=int(os.environ.get("MINGUS_BENCH_ROUNDS", "5")), help="rounds (5)")
     number("--quick", action="store_true", help=f"one round of {_QUICK_GB} GB: does everything run?")
     number(
         "--only", action="append", default=[], metavar="PATTERN", help="contenders, e.g. 'mingus local*'; repeatable"
     )
-    number("--no-restore", action="store_true", help="backups only")
     number("--directory", type=Path, help="work here (default: a new directory in memory or in the temp directory)")
     number("--keep", action="store_true", help="leave the directory: the next run with --directory takes its cluster")
     number("--no-report", action="store_true", help="write no files, only the table")
@@ -59,29 +64,31 @@ def main(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     _prioritise(options.nice)
     try:
-        with places.place(options.gb, options.directory, keep=options.keep) as place:
-            return _run(options, place, started)
+        suite = SUITES[options.suite]
+        with places.place(options.gb, suite.space_per_gb, options.directory, keep=options.keep) as place:
+            return _run(suite, options, place, started)
     except (CommandFailed, places.NoRoom, FileNotFoundError, AssertionError) as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("bench: interrupted; everything was removed", file=sys.stderr)
+        left = f"{options.directory} is left" if options.keep else "everything was removed"
+        print(f"bench: interrupted; {left}", file=sys.stderr)
         return 130
 
 
-def _run(options: argparse.Namespace, place: places.Place, started: float) -> int:
+def _run(suite: Suite, options: argparse.Namespace, place: places.Place, started: float) -> int:
     code = _copied(place.directory / "code")
-    print(f"bench: making a cluster of {options.gb:g} GB in {place.kind}", flush=True)
-    cluster = clusters.make(place.directory, options.gb)
+    _say(f"bench: {suite.name}: making a cluster of {options.gb:g} GB in {place.kind}")
+    cluster = clusters.make(place.directory, options.gb, suite.major, suite.conf)
     try:
         bench = Bench(cluster, place.directory, code)
         wanted = [
             c
-            for c in all_contenders(bench)
+            for c in suite.contenders(bench)
             if not options.only or any(fnmatch.fnmatchcase(c.name, pattern) for pattern in options.only)
         ]
         if options.list or not wanted:
-            print("\n".join(c.name for c in all_contenders(bench)))
+            print("\n".join(c.name for c in suite.contenders(bench)))
             return 0
         facts = report.facts(
             place=place.kind,
@@ -92,11 +99,11 @@ def _run(options: argparse.Namespace, place: places.Place, started: float) -> in
         )
         samples: list[Sample] = []
         try:
-            for sample in play(bench, wanted, options.rounds, _say, restores=not options.no_restore):
+            for sample in suite.play(bench, wanted, options.rounds, _say):
                 samples.append(sample)  # noqa: PERF402 - what was measured before an interruption is kept
         finally:
             if samples:
-                _publish(options, facts, samples, time.monotonic() - started)
+                _publish(suite, options, facts, samples, time.monotonic() - started)
     finally:
         cluster.stop("fast")
     return 0
@@ -119,11 +126,13 @@ def _prioritise(nice: int) -> None:
             Path("/proc/self/autogroup").write_text(str(nice))
 
 
-def _publish(options: argparse.Namespace, facts: dict[str, object], samples: list[Sample], seconds: float) -> None:
-    text = report.markdown(facts, samples, seconds)
+def _publish(
+    suite: Suite, options: argparse.Namespace, facts: dict[str, object], samples: list[Sample], seconds: float
+) -> None:
+    text = report.markdown(suite, facts, samples, seconds)
     print("\n" + text)
     if not options.no_report:
-        for path in report.write(ROOT / "benchmarks" / "results", facts, samples, text):
+        for path in report.write(suite, ROOT / "benchmarks" / "results", facts, samples, text):
             print(f"bench: wrote {path.relative_to(ROOT)}")
 
 

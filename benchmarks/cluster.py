@@ -7,10 +7,12 @@ its own, and stays idle while it is backed up, so that every program reads the s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.support import directories
-from tests.support.pg_versions import DEBIAN_15, PgVersion
+from tests.support.pg_versions import PgVersion, find_versions
 from tests.support.postgres import PgCluster
 
 # pgbench units (100,000 accounts) and ledger rows per GB, measured.
@@ -84,23 +86,22 @@ VACUUM (FREEZE, ANALYZE) ledger;
 """
 
 
-def version() -> PgVersion:
-    """Debian's PostgreSQL 15.
+def version(major: int, directory: Path) -> PgVersion:
+    """PostgreSQL of that major version; programs that are copied go into *directory*.
 
     :raises FileNotFoundError: it is not installed.
     """
-    if not (DEBIAN_15 / "initdb").exists():
-        raise FileNotFoundError("PostgreSQL 15 is not installed: run `make bench`, which installs it")
-    return PgVersion(15, DEBIAN_15)
+    return find_versions(directories.make_directory(directory))[major]
 
 
-def make(directory: Path, gb: float) -> PgCluster:
+def make(directory: Path, gb: float, major: int = 15, conf: Mapping[str, str] = MappingProxyType({})) -> PgCluster:
     """A started cluster of about *gb* GB below *directory*, or the one that an earlier run left there."""
-    home = directory / "cluster"
+    home = directory / f"cluster-{major}"
+    found = version(major, directory / "programs")
     if (home / "complete").exists():
-        return PgCluster.of_directory(version(), home / "data").start()
+        return PgCluster.of_directory(found, home / "data").start()
     directories.remove(home)  # an interrupted filling
-    cluster = PgCluster.create(version(), home, conf=_SETTINGS)
+    cluster = PgCluster.create(found, home, conf={**_SETTINGS, **conf})
     cluster.arguments = _WHILE_FILLING
     with cluster.start():
         numbers = {"scale": max(1, round(gb * _SCALE_PER_GB)), "rows": max(1000, round(gb * _LEDGER_ROWS_PER_GB))}

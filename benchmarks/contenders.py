@@ -8,6 +8,7 @@ in each class.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sys
 from dataclasses import dataclass, field
@@ -24,15 +25,21 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup that was taken. ``own_mib``: the engine's memory over its imports; ``None`` where it cannot be told."""
+    """A backup that was taken.
+
+    :param stored_bytes: by which the repository grew. :param own_mib: the engine's memory over its imports; ``None``
+        where it cannot be told. :param wire_bytes: what the server sent, where that was counted.
+    """
 
     cost: Cost
     stored_bytes: int
     own_mib: float | None = None
+    wire_bytes: int | None = None
 
 
 class Contender(Protocol):
-    """One program with one set of options; used once per round: ``prepare``, ``back_up``, ``restore``, ``remove``.
+    """One program with one set of options; used once per round: ``prepare``, ``back_up``, where that is measured
+    ``increment``, ``restore``, ``remove``.
 
     ``check`` looks, outside of what is measured, whether the restored files are the cluster's.
     """
@@ -42,6 +49,7 @@ class Contender(Protocol):
 
     def prepare(self) -> None: ...
     def back_up(self) -> Backup: ...
+    def increment(self) -> Backup: ...
     def restore(self, into: Path) -> Cost: ...
     def check(self, restored: Path) -> None: ...
     def remove(self) -> None: ...
@@ -80,15 +88,16 @@ class Mingus:
     checksums: bool = True
     transport: str = "local"
     restores: bool = True
-    _home: Path = field(init=False)
+    home: Path = field(init=False)
+    environment: dict[str, str] = field(init=False)
 
     def prepare(self) -> None:
         """Settings and an empty repository."""
-        self._home = self.bench.folder("mingus")
+        self.home = self.bench.folder(_slug(self.name))
         cluster = self.bench.cluster
         document = {
-            "state_directory": str(self._home / "state"),
-            "repositories": [{"name": "primary", "path": str(self._home / "repository")}],
+            "state_directory": str(self.home / "state"),
+            "repositories": [{"name": "primary", "path": str(self.home / "repository")}],
             "sources": [
                 {
                     "id": "bench",
@@ -105,9 +114,9 @@ class Mingus:
                 }
             ],
         }
-        self._settings.write_text(json.dumps(document))  # JSON is YAML
-        self._settings.chmod(0o644)
-        self._environment = {
+        self.settings.write_text(json.dumps(document))  # JSON is YAML
+        self.settings.chmod(0o644)
+        self.environment = {
             "PYTHONPATH": f"{self.bench.code / 'plugins'}:{self.bench.code}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "BACKUP_ENCRYPTION_KEY": secrets.token_hex(32),
@@ -116,11 +125,23 @@ class Mingus:
 
     def back_up(self) -> Backup:
         """A full backup."""
-        outcome = self._engine("back-up", "bench", served=True)
+        return self._backup("full")
+
+    def increment(self) -> Backup:
+        """What changed since."""
+        return self._backup("incremental")
+
+    def _backup(self, kind: str) -> Backup:
+        before = tree_bytes(self.home / "repository")
+        outcome = self._engine("back-up", "bench", kind, served=True)
         found = json.loads(outcome.output)
-        imports = self._run("imports", stdin=json.dumps(found["modules"]))
+        report = found["report"]
+        if report["kind"] != f"postgres {kind}":
+            raise AssertionError(f"{self.name}: a {report['kind']} instead, because {report.get('reasons')}")
+        imports = self.run("imports", stdin=json.dumps(found["modules"]))
         own_kib = found["peak_kib"] - json.loads(imports.output)["peak_kib"]
-        return Backup(outcome.cost, tree_bytes(self._home / "repository"), own_kib / 1024)
+        stored = tree_bytes(self.home / "repository") - before
+        return Backup(outcome.cost, stored, own_kib / 1024, report.get("bytes_received"))
 
     def restore(self, into: Path) -> Cost:
         """The snapshot into *into*."""
@@ -135,18 +156,20 @@ class Mingus:
 
     def remove(self) -> None:
         """The repository."""
-        directories.remove(self._home)
+        directories.remove(self.home)
 
     @property
-    def _settings(self) -> Path:
-        return self._home / "mingus.yaml"
+    def settings(self) -> Path:
+        """Its settings file."""
+        return self.home / "mingus.yaml"
 
     def _engine(self, verb: str, *arguments: str | Path, served: bool = False) -> Outcome:
-        return self._run(verb, self._settings, *arguments, served=served)
+        return self.run(verb, self.settings, *arguments, served=served)
 
-    def _run(self, *arguments: str | Path, **options: Any) -> Outcome:
+    def run(self, *arguments: str | Path, environment: dict[str, str] | None = None, **options: Any) -> Outcome:
+        """Measure one run of the engine (:mod:`benchmarks.engine`)."""
         command = (sys.executable, "-m", "benchmarks.engine", *arguments)
-        return self.bench.run(*command, env=self._environment, cwd=self._home, **options)
+        return self.bench.run(*command, env=environment or self.environment, cwd=self.home, **options)
 
 
 @dataclass
@@ -157,9 +180,9 @@ class MingusTask(Mingus):
 
     def back_up(self) -> Backup:
         """A full backup by ``PgBaseBackupOperator``."""
-        self._environment["AIRFLOW_HOME"] = str(self._home / "airflow")
+        self.environment["AIRFLOW_HOME"] = str(self.home / "airflow")
         outcome = self._engine("task", "bench", served=True)
-        return Backup(outcome.cost, tree_bytes(self._home / "repository"))
+        return Backup(outcome.cost, tree_bytes(self.home / "repository"))
 
 
 @dataclass
@@ -179,7 +202,7 @@ class PgBackRest:
 
     def prepare(self) -> None:
         """Configuration and stanza."""
-        self._home = self.bench.folder("pgbackrest")
+        self._home = self.bench.folder(_slug(self.name))
         cluster = self.bench.cluster
         options = {
             "repo1-path": self._home / "repository",
@@ -209,8 +232,16 @@ class PgBackRest:
 
     def back_up(self) -> Backup:
         """A full backup."""
-        outcome = self._run("--type=full", "--no-archive-check", "backup", served=True)
-        return Backup(outcome.cost, tree_bytes(self._home / "repository"))
+        return self._backup("full")
+
+    def increment(self) -> Backup:
+        """What changed since."""
+        return self._backup("incr")
+
+    def _backup(self, kind: str) -> Backup:
+        before = tree_bytes(self._home / "repository")
+        outcome = self._run(f"--type={kind}", "--no-archive-check", "backup", served=True)
+        return Backup(outcome.cost, tree_bytes(self._home / "repository") - before)
 
     def restore(self, into: Path) -> Cost:
         """The backup into *into*."""
@@ -250,7 +281,7 @@ class Restic:
 
     def prepare(self) -> None:
         """An empty repository."""
-        self._home = self.bench.folder("restic")
+        self._home = self.bench.folder(_slug(self.name))
         self._environment = {
             "RESTIC_PASSWORD": secrets.token_hex(16),
             "RESTIC_REPOSITORY": str(self._home / "repository"),
@@ -263,8 +294,13 @@ class Restic:
     def back_up(self) -> Backup:
         """The data directory as it is."""
         data = self.bench.cluster.data_directory
+        before = tree_bytes(self._home / "repository")
         outcome = self._run("backup", "--quiet", f"--exclude={data}/pg_wal/*", f"--exclude={data}/postmaster.pid", data)
-        return Backup(outcome.cost, tree_bytes(self._home / "repository"))
+        return Backup(outcome.cost, tree_bytes(self._home / "repository") - before)
+
+    def increment(self) -> Backup:
+        """The same again: restic finds by itself what it has."""
+        return self.back_up()
 
     def restore(self, into: Path) -> Cost:
         """The snapshot into *into*."""
@@ -283,19 +319,9 @@ class Restic:
         return self.bench.run("restic", *arguments, env=self._environment, cwd=self._home)
 
 
-def all_contenders(bench: Bench) -> list[Contender]:
-    """In the order of a round."""
-    return [
-        Mingus(bench, "mingus local zstd 1"),
-        PgBackRest(bench, "pgbackrest zstd 1"),
-        Mingus(bench, "mingus replication zstd 1", transport="replication", restores=False),
-        Restic(bench, "restic"),
-        Mingus(bench, "mingus local zstd 1, no page checksums", checksums=False, restores=False),
-        PgBackRest(bench, "pgbackrest zstd 1, no page checksums", checksums=False, restores=False),
-        Mingus(bench, "mingus local zstd 3", level=3),
-        PgBackRest(bench, "pgbackrest zstd 3", level=3),
-        MingusTask(bench, "mingus local zstd 1, in an Airflow task"),
-    ]
+def _slug(name: str) -> str:
+    """A folder for each contender: several may have a repository at the same time."""
+    return "-".join(re.findall("[a-z0-9]+", name.lower()))
 
 
 def tree_bytes(directory: Path) -> int:

@@ -17,6 +17,7 @@ import os
 import re
 import runpy
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,25 @@ def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
     if verb == "back-up":
         from mingus_engine.jobs.back_up import back_up
 
-        return back_up(loaded, arguments[0], context=context).as_dict()
+        return back_up(loaded, arguments[0], context=context, incremental=arguments[1] == "incremental").as_dict()
     from mingus_engine.jobs.restore import restore
 
+    if len(arguments) > 2:
+        _delay_requests(int(arguments[2]) / 1000)
     return restore(loaded, arguments[0], directory=Path(arguments[1]), context=context).as_dict()
+
+
+def _delay_requests(seconds: float) -> None:
+    """As on a long line: every request to an S3 store takes so much longer."""
+    from botocore.httpsession import URLLib3Session
+
+    send = URLLib3Session.send
+
+    def delayed(self: URLLib3Session, request: object) -> object:
+        time.sleep(seconds)
+        return send(self, request)
+
+    URLLib3Session.send = delayed
 
 
 def _task(settings_file: str, source: str) -> dict[str, Any]:

@@ -15,12 +15,16 @@ QUANTITIES: dict[str, Quantity] = {
     "stored": lambda s: float(s.stored_bytes or 0),
     "memory": lambda s: float(s.own_mib or 0),
     "whole memory": lambda s: s.cost.peak_mib,
+    "wire": lambda s: float(s.wire_bytes or 0),
 }
 
 
 @dataclass(frozen=True)
 class Target:
-    """A quantity of ours that must be at most *limit* times another's; without another, at most *limit*."""
+    """A quantity of ours that must be at most *limit* times another's; without another, at most *limit*.
+
+    :param other_verb: of the other; default: the same.
+    """
 
     what: str
     verb: str
@@ -28,6 +32,7 @@ class Target:
     ours: str
     other: str
     limit: float
+    other_verb: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,40 +50,13 @@ class Figure:
         return self.value <= self.target.limit
 
 
-_LOCAL, _LOCAL_3 = "mingus local zstd 1", "mingus local zstd 3"
-_PEER, _PEER_3 = "pgbackrest zstd 1", "pgbackrest zstd 3"
-_REPLICATION = "mingus replication zstd 1"
-_TASK = "mingus local zstd 1, in an Airflow task"
-_UNCHECKED = "no page checksums"
-
-TARGETS = (
-    Target("full backup, local, page checksums, zstd 1", "back up", "wall", _LOCAL, _PEER, 0.70),
-    Target("full backup, local, page checksums, zstd 3", "back up", "wall", _LOCAL_3, _PEER_3, 0.70),
-    Target("full backup, local, page checksums", "back up", "wall", _LOCAL, "restic", 0.35),
-    Target(
-        "full backup, local, without page checksums on either side", "back up", "wall", f"{_LOCAL}, {_UNCHECKED}",
-        f"{_PEER}, {_UNCHECKED}", 0.55,
-    ),
-    Target("full backup, replication", "back up", "wall", _REPLICATION, _PEER, 0.95),
-    Target("full backup, local, server included", "back up", "CPU", _LOCAL, _PEER, 0.85),
-    Target("full backup, replication, server included", "back up", "CPU", _REPLICATION, _PEER, 1.15),
-    Target("restore, every block verified", "restore", "wall", _LOCAL, _PEER, 0.85),
-    Target("restore, every block verified", "restore", "wall", _LOCAL, "restic", 0.60),
-    Target("stored bytes, zstd 1", "back up", "stored", _LOCAL, _PEER, 1.02),
-    Target("stored bytes, zstd 3", "back up", "stored", _LOCAL_3, _PEER_3, 1.02),
-    Target("engine over its imports (MiB), local", "back up", "memory", _LOCAL, "", 64),
-    Target("engine over its imports (MiB), replication", "back up", "memory", _REPLICATION, "", 64),
-    Target("whole Airflow task (MiB)", "back up", "whole memory", _TASK, "", 256),
-)  # fmt: skip
-
-
-def figures(samples: Sequence[Sample]) -> list[Figure]:
-    """Every target of which something was measured."""
+def figures(targets: Sequence[Target], samples: Sequence[Sample]) -> list[Figure]:
+    """Every one of *targets* of which something was measured."""
     found = []
-    for target in TARGETS:
+    for target in targets:
         quantity = QUANTITIES[target.quantity]
         ours = {s.round: quantity(s) for s in of(samples, target.ours, target.verb)}
-        other = {s.round: quantity(s) for s in of(samples, target.other, target.verb)}
+        other = {s.round: quantity(s) for s in of(samples, target.other, target.other_verb or target.verb)}
         if not ours or (target.other and not other):
             continue
         if not target.other:

@@ -17,8 +17,6 @@ from tests.support.processes import is_running
 PREFIX = "mingus-bench-"
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of its own is made there
 _GB = 1_000_000_000
-# Cluster, restored copy and a repository at once; a copy that is removed while the next one is made; WAL, some slack.
-_SPACE_PER_GB = 2.3
 _SPACE_FIXED_BYTES = 1 * _GB
 # Left to the programs and to the rest of the machine.
 _MEMORY_RESERVE_BYTES = 2 * _GB
@@ -37,14 +35,15 @@ class Place:
 
 
 @contextmanager
-def place(gb: float, chosen: Path | None, *, keep: bool) -> Iterator[Place]:
+def place(gb: float, space_per_gb: float, chosen: Path | None, *, keep: bool) -> Iterator[Place]:
     """A directory with room for *gb* GB of database, removed in the end.
 
+    :param space_per_gb: bytes needed for each byte of database.
     :param chosen: a directory to use, made if need be; what an earlier run left there is used again.
     :param keep: leave it.
     :raises NoRoom: nowhere is enough space.
     """
-    needed = int(gb * _SPACE_PER_GB * _GB) + _SPACE_FIXED_BYTES
+    needed = int(gb * space_per_gb * _GB) + _SPACE_FIXED_BYTES
     if chosen is None:
         base = _base(needed)
         _remove_forgotten(base)
@@ -52,7 +51,7 @@ def place(gb: float, chosen: Path | None, *, keep: bool) -> Iterator[Place]:
     else:
         directory = chosen.absolute()
         directory.mkdir(parents=True, exist_ok=True)
-        if not (directory / "cluster").exists():
+        if not any(directory.glob("cluster-*")):
             _require(directory, needed)
     directory.chmod(0o755)
     try:

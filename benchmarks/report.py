@@ -13,15 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from benchmarks.figures import Figure, figures, of
+from benchmarks.figures import Figure, Target, figures, of
 from benchmarks.rounds import Sample
+from benchmarks.suite import Suite
 
 _EXPLANATION = """\
 CPU seconds are of the program, all processes it started, and the PostgreSQL server with its backends and walsenders
 (see `benchmarks/measuring.py`). Memory is the sum of the program's processes at its peak, interpreter and libraries
 included; *engine over its imports* subtracts a process that imports the same modules. What else differs between the
 contenders, and in whose favour, is said in `benchmarks/contenders.py`."""
-_VERBS = ("back up", "restore")
+_VERBS = ("back up", "increment", "restore")
 _COLOURS = {"mingus": "#1f6f8b", "pgbackrest": "#c8553d", "restic": "#8d99ae"}
 
 
@@ -48,19 +49,19 @@ def facts(*, place: str, rounds: int, nice: int, cluster: str, size: int) -> dic
     }
 
 
-def markdown(known: dict[str, object], samples: Sequence[Sample], seconds: float) -> str:
+def markdown(suite: Suite, known: dict[str, object], samples: Sequence[Sample], seconds: float) -> str:
     """The report as text."""
     versions = known["versions"]
     size = float(str(known["cluster_bytes"])) / 1e9
     conditions = (
         f"{size:.2f} GB ({known['cluster']}) on {known['cpu']}, {known['memory']}, {known['system']};"
         f" cluster, repositories and restored files in {known['place']}. {known['rounds']} interleaved rounds in"
-        f" {seconds / 60:.0f} minutes; medians, in brackets the extremes. Two workers each, zstd, AES-256, a fresh"
-        " repository for every backup; the replication transport goes through the server's unix socket."
+        f" {seconds / 60:.0f} minutes; medians, in brackets the extremes. Two workers each, zstd, AES-256."
+        f" {suite.conditions}"
         + (f" Everything measured ran at nice {known['nice']}: the machine was not idle." if known["nice"] else "")
     )
     lines = [
-        f"# Full backup and restore, {known['date']}",
+        f"# {suite.title}, {known['date']}",
         "",
         conditions,
         "",
@@ -70,7 +71,7 @@ def markdown(known: dict[str, object], samples: Sequence[Sample], seconds: float
         "",
         "| figure | target | measured | |",
         "|---|---|---|---|",
-        *map(_figure_row, figures(samples)),
+        *map(_figure_row, figures(suite.targets, samples)),
         "",
         "A ratio is that of the medians, the brackets are the extremes of the ratios within one round.",
         "",
@@ -89,10 +90,10 @@ def markdown(known: dict[str, object], samples: Sequence[Sample], seconds: float
     return "\n".join([*lines, _EXPLANATION, ""])
 
 
-def write(folder: Path, known: dict[str, object], samples: Sequence[Sample], text: str) -> list[Path]:
+def write(suite: Suite, folder: Path, known: dict[str, object], samples: Sequence[Sample], text: str) -> list[Path]:
     """Write table, JSON and plot; their paths."""
     folder.mkdir(exist_ok=True)
-    stem = folder / f"{known['date']}-full-backup"
+    stem = folder / f"{known['date']}-{suite.name}"
     document = {
         "facts": known,
         "figures": [
@@ -103,12 +104,12 @@ def write(folder: Path, known: dict[str, object], samples: Sequence[Sample], tex
                 "high": figure.high,
                 "reached": figure.reached,
             }
-            for figure in figures(samples)
+            for figure in figures(suite.targets, samples)
         ],
         "samples": [sample.as_dict() for sample in samples],
     }
     paths = [stem.with_suffix(suffix) for suffix in (".md", ".json", ".svg")]
-    _plot(paths[2], known, samples)
+    _plot(suite, paths[2], known, samples)
     paths[0].write_text(f"{text}\n![wall and CPU seconds]({paths[2].name})\n", encoding="utf-8")
     paths[1].write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return paths
@@ -116,11 +117,19 @@ def write(folder: Path, known: dict[str, object], samples: Sequence[Sample], tex
 
 def _figure_row(figure: Figure) -> str:
     target = figure.target
-    other = target.other.split()[0] if target.other else ""
+    other = _other(target)
     limit = f"≤ {target.limit:.2f} × {other}" if other else f"≤ {target.limit:g}"
     value = f"{figure.value:.2f} ({figure.low:.2f}–{figure.high:.2f})" if other else f"{figure.value:.1f}"
     quantity = f" ({target.quantity})" if target.quantity in ("wall", "CPU") else ""
     return f"| {target.what}{quantity} | {limit} | {value} | {'reached' if figure.reached else '**missed**'} |"
+
+
+def _other(target: Target) -> str:
+    """What the limit is a multiple of."""
+    if not target.other:
+        return ""
+    name = target.other.split()[0] if target.other.split()[0] != target.ours.split()[0] else target.other
+    return f"{name}, {target.other_verb}" if target.other_verb else name
 
 
 def _contender_row(samples: Sequence[Sample], name: str, verb: str) -> str:
@@ -132,7 +141,7 @@ def _contender_row(samples: Sequence[Sample], name: str, verb: str) -> str:
         _spread([s.cost.cpu_s for s in found], 2),
         f"{median(s.cost.server_s for s in found):.2f}",
         f"{max(s.cost.peak_mib for s in found):.0f}",
-        f"{median(s.stored_bytes or 0 for s in found) / 1e6:.1f}" if verb == "back up" else "",
+        f"{median(s.stored_bytes or 0 for s in found) / 1e6:.1f}" if verb != "restore" else "",
         f"{median(s.cost.others_s for s in found):.1f}",
     ]
     return f"| {' | '.join(cells)} |"
@@ -150,7 +159,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return f"{median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
-def _plot(path: Path, known: dict[str, object], samples: Sequence[Sample]) -> None:
+def _plot(suite: Suite, path: Path, known: dict[str, object], samples: Sequence[Sample]) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -181,9 +190,7 @@ def _plot(path: Path, known: dict[str, object], samples: Sequence[Sample]) -> No
         axis.set_title(f"{verb}: wall (dark, with extremes) and CPU seconds with the server's (light)", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     size = float(str(known["cluster_bytes"])) / 1e9
-    figure.suptitle(
-        f"{size:.1f} GB PostgreSQL cluster, medians of {known['rounds']} rounds, {known['date']}", fontsize=10
-    )
+    figure.suptitle(f"{suite.title}; {size:.1f} GB, medians of {known['rounds']} rounds, {known['date']}", fontsize=10)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 

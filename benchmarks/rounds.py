@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.contenders import Bench, Contender
+from benchmarks.contenders import Backup, Bench, Contender
 from benchmarks.measuring import Cost
 from tests.support import directories
 
@@ -19,7 +19,7 @@ _RESTORED = "restored"
 
 @dataclass(frozen=True)
 class Sample:
-    """One measured backup or restore. ``own_mib``, ``stored_bytes``: of backups."""
+    """One measured backup or restore. ``own_mib``, ``stored_bytes``, ``wire_bytes``: of backups, where known."""
 
     contender: str
     verb: str
@@ -27,15 +27,19 @@ class Sample:
     cost: Cost
     stored_bytes: int | None = None
     own_mib: float | None = None
+    wire_bytes: int | None = None
+
+    @classmethod
+    def of(cls, contender: Contender, verb: str, number: int, backup: Backup) -> Sample:
+        """The sample of a backup."""
+        return cls(contender.name, verb, number, backup.cost, backup.stored_bytes, backup.own_mib, backup.wire_bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
         return {**asdict(self), "cost": {**asdict(self.cost), "cpu_s": self.cost.cpu_s}}
 
 
-def play(
-    bench: Bench, contenders: Sequence[Contender], rounds: int, say: Callable[[str], None], *, restores: bool = True
-) -> Iterator[Sample]:
+def play(bench: Bench, contenders: Sequence[Contender], rounds: int, say: Callable[[str], None]) -> Iterator[Sample]:
     """The samples as they are taken. *say* is told of each.
 
     :raises CommandFailed: a program failed.
@@ -48,27 +52,38 @@ def play(
             bench.cluster.execute("CHECKPOINT")
             contender.prepare()
             try:
-                for sample in _turn(bench, contender, number, restores=restores):
-                    cost = sample.cost
-                    say(
-                        f"{time.monotonic() - started:5.0f} s  round {number + 1}/{rounds}"
-                        f"  {sample.verb:8} {contender.name:40} {cost.wall_s:6.2f} s,"
-                        f" CPU {cost.cpu_s:6.2f} s (others {cost.others_s:.1f} s), {cost.peak_mib:.0f} MiB"
-                    )
-                    yield sample
+                for sample in _turn(bench, contender, number):
+                    yield said(say, started, sample)
             finally:
                 contender.remove()
 
 
-def _turn(bench: Bench, contender: Contender, number: int, *, restores: bool) -> Iterator[Sample]:
-    backup = contender.back_up()
-    yield Sample(contender.name, "back up", number, backup.cost, backup.stored_bytes, backup.own_mib)
-    if restores and contender.restores:
-        folder = bench.folder(_RESTORED)
-        try:
-            cost = contender.restore(folder / "data")
-            if number == 0:
-                contender.check(folder / "data")
-            yield Sample(contender.name, "restore", number, cost)
-        finally:
-            directories.remove(folder)
+def said(say: Callable[[str], None], started: float, sample: Sample) -> Sample:
+    """*sample*, told to *say*."""
+    cost = sample.cost
+    stored = f", {sample.stored_bytes / 1e6:.1f} MB stored" if sample.stored_bytes is not None else ""
+    say(
+        f"{time.monotonic() - started:5.0f} s  round {sample.round + 1}  {sample.verb:9} {sample.contender:40}"
+        f" {cost.wall_s:6.2f} s, CPU {cost.cpu_s:6.2f} s (others {cost.others_s:.1f} s),"
+        f" {cost.peak_mib:.0f} MiB{stored}"
+    )
+    return sample
+
+
+def restored(bench: Bench, contender: Contender, number: int) -> Iterator[Sample]:
+    """The newest backup restored, and in the first round checked; nothing where the contender does not restore."""
+    if not contender.restores:
+        return
+    folder = bench.folder(_RESTORED)
+    try:
+        cost = contender.restore(folder / "data")
+        if number == 0:
+            contender.check(folder / "data")
+        yield Sample(contender.name, "restore", number, cost)
+    finally:
+        directories.remove(folder)
+
+
+def _turn(bench: Bench, contender: Contender, number: int) -> Iterator[Sample]:
+    yield Sample.of(contender, "back up", number, contender.back_up())
+    yield from restored(bench, contender, number)
