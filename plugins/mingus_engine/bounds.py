@@ -64,6 +64,8 @@ QUEUE_ITEMS = 8
 FETCH_GAP_BYTES = 512 * KIB
 # ... and one read is at most this large, so that the prefetcher's memory is bounded.
 FETCH_MAX_BYTES = 4 * MIB
+# ... and blobs of so much are planned together; what lies between them is at most as much again.
+FETCH_BATCH_BYTES = 8 * MIB
 # Requests under way at a time to a store that is not a disk: at 30 ms and 1 MiB each, some 250 MB/s.
 PREFETCH_REQUESTS = 8
 # What they may hold together, fetched and not taken yet.

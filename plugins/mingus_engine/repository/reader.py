@@ -1,19 +1,19 @@
 """Reading a snapshot: shards → entries → extents → blobs, each opened once and checked before it is believed.
 
 Every blob is authenticated (AES-GCM, at its place), its plain length checked before it is decompressed, and every 64
-KiB block whose hash is known is hashed again. Memory: fetched blobs (4 MiB) and opened ones (8 MiB) a reader, what the
-shard being read holds, and what is fetched ahead from a store that is not a disk.
+KiB block whose hash is known is hashed again. Memory: one fetched range (at most 4 MiB and one blob) a reader, what
+the shard being read holds, and what is fetched ahead from a store that is not a disk.
 """
 
 from __future__ import annotations
 
 import hmac
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from blake3 import blake3
 
@@ -26,19 +26,20 @@ from mingus_engine.codec.entries import BlobRef, Entry, Extent, RunTable
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import Damaged
 from mingus_engine.repository import envelope
+from mingus_engine.repository.fetch_plan import Batch, batches
 from mingus_engine.repository.manifests import Body, Manifest
 from mingus_engine.repository.packs import PackRef, pack_key
 from mingus_engine.repository.prefetch import Prefetcher, Range
 from mingus_engine.repository.repository import Repository
 
-# Of a large file: ranges of up to 4 MiB each, asked for while the first of them is worked on.
+# Shards and maps of large files: so many are asked for while the one before is worked on ...
 _LOOK_AHEAD = 3
+# ... and batches of a large file.
+_BATCHES_AHEAD = 1
+# Blobs that neighbouring extents share, or take turns with: of a native increment, one is the parent's.
+_BLOBS_OPEN = 4
 # Small files, which lie beside each other in packs: some MiB together.
 _FILES_AHEAD = 64
-# Of the file: four slabs, beyond whose bounds no blob reaches.
-_WINDOW_BYTES = 4 * bounds.SLAB_BYTES
-# Opened blobs of a window that are held: of a file made of 48 increments some 100 KiB each a slab.
-_OPENED_MAX_BYTES = 8 * bounds.MIB
 _UNKNOWN_HASH = bytes(bounds.BLOCK_HASH_BYTES)
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class SnapshotReader:
         self.repository, self.manifest = repository, manifest
         self.body: Body = repository.manifest_body(manifest)
         self._packs = {(p.run, p.number): p for p in manifest.packs}
-        self._ciphers: dict[tuple[str, int], Cipher] = {}
+        self._opened: dict[tuple[str, int], tuple[PackRef, Cipher, str]] = {}
         self._prefetcher = Prefetcher(repository.store)
         self._headers_expected: set[str] = set()
         self._lock = threading.Lock()
@@ -100,8 +101,8 @@ class SnapshotReader:
             for file in batch:
                 what = file.entry.path.decode("utf-8", "replace")
                 with suppress(Damaged):  # said when the file is read
-                    for window in _windows(codec.decode_extents(file.entry.extents, what)):
-                        ranges += self._window_ranges(window, file.table, what)
+                    for planned in batches(codec.decode_extents(file.entry.extents, what)):
+                        ranges += self._batch_ranges(planned, file.table, what)
             self._prefetcher.expect(ranges)
             yield from batch
 
@@ -160,66 +161,58 @@ class SnapshotReader:
     def fetch(
         self, extents: Iterable[Extent], table: RunTable, what: str, *, ahead: bool = False
     ) -> Iterator[tuple[Extent, memoryview | None]]:
-        """The bytes of *extents* in their order; neighbours in a pack are fetched by one read, blobs opened once."""
-        windows = _windows(extents)
+        """The bytes of *extents*, neighbours in a pack fetched by one read, each blob opened once in a row."""
+        planned = batches(extents)
         if ahead:
-            windows = self._ahead(windows, lambda window: self._window_ranges(window, table, what))
-        for window in windows:
-            yield from self._fetch_window(window, table, what)
+            planned = self._ahead(planned, lambda batch: self._batch_ranges(batch, table, what), _BATCHES_AHEAD)
+        for batch in planned:
+            yield from self._read(batch, table, what)
 
-    def _fetch_window(
-        self, window: Sequence[Extent], table: RunTable, what: str
-    ) -> Iterator[tuple[Extent, memoryview | None]]:
-        sealed: dict[_Blob, tuple[memoryview, Cipher, str]] = {}
-        for blobs in _neighbours(window):
-            pack, cipher, name = self._pack(table.run(blobs[0].run, what), blobs[0].pack)
-            start, end = blobs[0].position, _end(blobs)
-            if end > pack.size:
-                raise Damaged(f"{name}: extents of {what} lie beyond its end")
-            raw = self._prefetcher.take(name, start, end - start)
-            gaps = end - start > sum(b.sealed_bytes for b in blobs)
-            for b in blobs:
-                piece = raw[b.position - start : b.position - start + b.sealed_bytes]
-                # What lies between need not be held.
-                sealed[b] = memoryview(bytes(piece)) if gaps else piece, cipher, name
-        opened: OrderedDict[_Blob, bytes] = OrderedDict()
-        opened_bytes = 0
-        for e in window:
-            if e.hole:
+    def _read(self, batch: Batch, table: RunTable, what: str) -> Iterator[tuple[Extent, memoryview | None]]:
+        held: dict[int, memoryview] = {}
+        left = list(batch.uses)
+        opened: dict[tuple[int, int], bytes] = {}
+        for e, number in zip(batch.extents, batch.read_of, strict=True):
+            if number < 0:
                 yield e, None
                 continue
-            blob = _Blob(e.run, e.pack, e.position, e.sealed_bytes)
-            raw, cipher, name = sealed[blob]
-            plain = opened.get(blob)
-            if plain is None:
-                plain = opened[blob] = self._open(cipher, BlobKind.DATA, e.position, raw, name)
-                opened_bytes += len(plain)
-                while opened_bytes > _OPENED_MAX_BYTES and len(opened) > 1:
-                    opened_bytes -= len(opened.popitem(last=False)[1])
-            else:
-                opened.move_to_end(blob)
-            data = memoryview(plain)[e.blob_offset : e.blob_offset + e.length]
+            read = batch.reads[number]
+            pack, cipher, name = self._pack(table.run(read.run, what), read.pack)
+            if number not in held:
+                if read.end > pack.size:
+                    raise Damaged(f"{name}: extents of {what} lie beyond its end")
+                held[number] = self._prefetcher.take(name, read.start, read.end - read.start)
+            blob = opened.get((number, e.position))
+            if blob is None:
+                sealed = held[number][e.position - read.start : e.position - read.start + e.sealed_bytes]
+                blob = self._open(cipher, BlobKind.DATA, e.position, sealed, name)
+                while len(opened) >= _BLOBS_OPEN:
+                    del opened[next(iter(opened))]
+                opened[number, e.position] = blob
+            left[number] -= 1
+            if not left[number]:
+                del held[number]
+            data = memoryview(blob)[e.blob_offset : e.blob_offset + e.length]
             if len(data) != e.length:
                 raise Damaged(f"{name}: blob at {e.position} is too short for {what}")
             yield e, data
 
-    def _ahead(self, things: Iterable[T], ranges: Callable[[T], Iterable[Range]]) -> Iterator[T]:
-        """*things* in order; the ranges of the next few are asked for before they are needed."""
+    def _ahead(
+        self, things: Iterable[T], ranges: Callable[[T], Iterable[Range]], ahead: int = _LOOK_AHEAD
+    ) -> Iterator[T]:
+        """*things* in order; the ranges of the next *ahead* are asked for before they are needed."""
         waiting: deque[T] = deque()
         for thing in things:
             self._prefetcher.expect(ranges(thing))
             waiting.append(thing)
-            if len(waiting) > _LOOK_AHEAD:
+            if len(waiting) > ahead:
                 yield waiting.popleft()
         yield from waiting
 
-    def _window_ranges(self, window: Sequence[Extent], table: RunTable, what: str) -> list[Range]:
-        """What :meth:`_fetch_window` will take for *window*."""
-        found = []
-        for blobs in _neighbours(window):
-            start = blobs[0].position
-            found += self._ranges(BlobRef(table.run(blobs[0].run, what), blobs[0].pack, start, _end(blobs) - start))
-        return found
+    def _batch_ranges(self, batch: Batch, table: RunTable, what: str) -> list[Range]:
+        """What :meth:`_read` will take."""
+        reads = (BlobRef(table.run(r.run, what), r.pack, r.start, r.end - r.start) for r in batch.reads)
+        return self._ranges(*reads)
 
     def _ranges(self, *blobs: BlobRef) -> list[Range]:
         """Where *blobs* lie; one that cannot be is left out: whoever reads it says what is wrong."""
@@ -256,20 +249,18 @@ class SnapshotReader:
 
     def _pack(self, run: str, number: int) -> tuple[PackRef, Cipher, str]:
         key = (run, number)
+        # Read without the lock: a dictionary's get is atomic, and at worst two threads open the same pack.
+        if (opened := self._opened.get(key)) is not None:
+            return opened
         if key not in self._packs or run not in self.body.run_keys:
             raise Damaged(f"{self.manifest.name}: refers to pack {number} of run {run} without listing it")
         pack = self._packs[key]
         name = self._name(pack)
-        with self._lock:
-            cipher = self._ciphers.get(key)
-        if cipher is None:
-            header = Header.decode(bytes(self._prefetcher.take(name, 0, HEADER_BYTES)), PACK_MAGIC, name)
-            if (header.run, header.number) != key:
-                envelope.mismatch(name)
-            cipher = Cipher(header, pack_key(header, self.body.run_keys[run]))
-            with self._lock:
-                self._ciphers[key] = cipher
-        return pack, cipher, name
+        header = Header.decode(bytes(self._prefetcher.take(name, 0, HEADER_BYTES)), PACK_MAGIC, name)
+        if (header.run, header.number) != key:
+            envelope.mismatch(name)
+        opened = self._opened[key] = pack, Cipher(header, pack_key(header, self.body.run_keys[run])), name
+        return opened
 
 
 class _BlockChecker:
@@ -285,13 +276,18 @@ class _BlockChecker:
         done = 0 if data is None else self._whole_blocks(data)
         while done < length:
             step = min(length - done, bounds.BLOCK_BYTES - self._at % bounds.BLOCK_BYTES)
-            if self._expected() != _UNKNOWN_HASH:
-                self._hasher = self._hasher or blake3(key=self._key)
-                self._hasher.update(bytes(step) if data is None else data[done : done + step])
+            piece = bytes(step) if data is None else data[done : done + step]
             done += step
             self._at += step
-            if self._at % bounds.BLOCK_BYTES == 0 or self._at == self._size:
-                self._compare()
+            ends = self._at % bounds.BLOCK_BYTES == 0 or self._at == self._size
+            if self._hasher is None and ends:
+                self._compare(blake3(piece, key=self._key).digest(length=bounds.BLOCK_HASH_BYTES))
+                continue
+            self._hasher = self._hasher or blake3(key=self._key)
+            self._hasher.update(piece)
+            if ends:
+                self._compare(self._hasher.digest(length=bounds.BLOCK_HASH_BYTES))
+                self._hasher = None
 
     def _whole_blocks(self, data: memoryview) -> int:
         """The usual case at one go: blocks that lie in *data* as a whole and are the recorded ones; their bytes."""
@@ -315,71 +311,9 @@ class _BlockChecker:
         if self._block * bounds.BLOCK_HASH_BYTES != len(self._hashes):
             raise Damaged(f"{self._what}: {len(self._hashes)} bytes of hashes for {self._block} blocks")
 
-    def _expected(self) -> bytes:
+    def _compare(self, found: bytes) -> None:
         at = self._block * bounds.BLOCK_HASH_BYTES
-        return self._hashes[at : at + bounds.BLOCK_HASH_BYTES]
-
-    def _compare(self) -> None:
-        """A block is complete; no hasher = its hash is unknown."""
-        hasher, self._hasher, expected = self._hasher, None, self._expected()
+        expected = self._hashes[at : at + bounds.BLOCK_HASH_BYTES]
         self._block += 1
-        if hasher is not None and hasher.digest(length=bounds.BLOCK_HASH_BYTES) != expected:
+        if expected not in (_UNKNOWN_HASH, found):
             raise Damaged(f"{self._what}: the block before byte {self._at} is not the one that was backed up")
-
-
-class _Blob(NamedTuple):
-    """A sealed blob, by the numbers of an extents' run table."""
-
-    run: int
-    pack: int
-    position: int
-    sealed_bytes: int
-
-
-def _windows(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
-    """Extents in file order, cut where a range of the file ends or the blobs they lie in become too many bytes.
-
-    No blob reaches over the end of such a range, for backups store slab by slab; so each is fetched and opened once,
-    however many increments a range is made of.
-    """
-    window: list[Extent] = []
-    blobs: set[_Blob] = set()
-    sealed_bytes = 0
-    for e in extents:
-        blob = _Blob(e.run, e.pack, e.position, e.sealed_bytes)
-        more = 0 if e.hole or blob in blobs else e.sealed_bytes
-        if window and (
-            e.offset // _WINDOW_BYTES != window[0].offset // _WINDOW_BYTES
-            or (more and sealed_bytes + more > bounds.FETCH_MAX_BYTES)
-        ):
-            yield window
-            window, blobs, sealed_bytes = [], set(), 0
-            more = 0 if e.hole else e.sealed_bytes
-        window.append(e)
-        if not e.hole:
-            blobs.add(blob)
-        sealed_bytes += more
-    if window:
-        yield window
-
-
-def _neighbours(window: Iterable[Extent]) -> Iterator[list[_Blob]]:
-    """The blobs of *window*, each once, those near each other in a pack together (DESIGN §5 "Restore plans")."""
-    found: list[_Blob] = []
-    end = 0
-    for blob in sorted({_Blob(e.run, e.pack, e.position, e.sealed_bytes) for e in window if not e.hole}):
-        if found and not (
-            blob[:2] == found[0][:2]
-            and blob.position - end <= bounds.FETCH_GAP_BYTES
-            and blob.position + blob.sealed_bytes - found[0].position <= bounds.FETCH_MAX_BYTES
-        ):
-            yield found
-            found, end = [], 0
-        found.append(blob)
-        end = max(end, blob.position + blob.sealed_bytes)
-    if found:
-        yield found
-
-
-def _end(blobs: Iterable[_Blob]) -> int:
-    return max(b.position + b.sealed_bytes for b in blobs)
