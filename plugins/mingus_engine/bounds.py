@@ -66,10 +66,12 @@ FETCH_GAP_BYTES = 512 * KIB
 FETCH_MAX_BYTES = 4 * MIB
 # ... and blobs of so much are planned together; what lies between them is at most as much again.
 FETCH_BATCH_BYTES = 8 * MIB
-# Requests under way at a time to a store that is not a disk: at 30 ms and 1 MiB each, some 250 MB/s.
-PREFETCH_REQUESTS = 8
-# What they may hold together, fetched and not taken yet.
-PREFETCH_MAX_BYTES = 32 * MIB
+# From a store that is not a disk a batch is larger: after many increments, every pack costs a request a batch.
+PREFETCH_BATCH_BYTES = 16 * MIB
+# Requests under way at a time to such a store: at 30 ms and 1 MiB each, some 500 MB/s.
+PREFETCH_REQUESTS = 16
+# What they may hold together, fetched and not taken yet: the next batch of two or three readers.
+PREFETCH_MAX_BYTES = 96 * MIB
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------
 

@@ -36,7 +36,10 @@ class _Fetch:
 
 
 class Prefetcher:
-    """May be used by several threads. Does nothing ahead where objects are files of this machine."""
+    """May be used by several threads. Does nothing ahead where objects are files of this machine.
+
+    :ivar batch_bytes: how much of a large file is best planned together.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Prefetcher:
         self._store = store
         self._enabled = not store.features.durable_local_path
         self._requests, self._max_bytes = requests, max_bytes
+        self.batch_bytes = bounds.PREFETCH_BATCH_BYTES if self._enabled else bounds.FETCH_BATCH_BYTES
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._held_bytes = 0

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from blake3 import blake3
 
@@ -112,18 +112,34 @@ class SnapshotReader:
         :raises Damaged: anything of it is missing or changed, or does not add up to the entry's size.
         """
         what = file.entry.path.decode("utf-8", "replace")
+        planned = self._planned(file, what)
+        if file.entry.maps:  # else they were expected, if they were, with the files beside
+            planned = self._ahead(planned, lambda p: self._batch_ranges(p.batch, p.table, what), _BATCHES_AHEAD)
         expected = 0
-        for extents, table, hashes in self._spans(file, what):
-            checker = _BlockChecker(hashes, expected, file.entry.size, self.body.hash_key, what)
-            for extent, data in self.fetch(extents, table, what, ahead=bool(file.entry.maps)):
+        checker: _BlockChecker | None = None
+        for first, batch, table, hashes in planned:
+            if first:
+                if checker is not None:
+                    checker.finish()
+                checker = _BlockChecker(hashes, expected, file.entry.size, self.body.hash_key, what)
+            for extent, data in self._read(batch, table, what):
                 if extent.offset != expected:
                     raise Damaged(f"{what}: extent at {extent.offset} where {expected} was expected")
                 expected += extent.length
-                checker.update(data, extent.length)
+                if checker is not None:
+                    checker.update(data, extent.length)
                 yield extent.offset, data, extent.length
+        if checker is not None:
             checker.finish()
         if expected != file.entry.size:
             raise Damaged(f"{what}: extents cover {expected} of {file.entry.size} bytes")
+
+    def _planned(self, file: TabledEntry, what: str) -> Iterator[_Planned]:
+        """The batches of *file*; of a span without any, an empty one."""
+        for extents, table, hashes in self._spans(file, what):
+            planned = list(batches(extents, self._prefetcher.batch_bytes)) or [Batch([], [], [], [])]
+            for i, batch in enumerate(planned):
+                yield _Planned(i == 0, batch, table, hashes)
 
     def block_hashes(self, file: TabledEntry) -> bytes:
         """The keyed hashes of all 64 KiB blocks of *file*, 16 bytes each; zero = unknown."""
@@ -159,13 +175,10 @@ class SnapshotReader:
         return extents, table, self.blob(BlobKind.HASHES, where_hashes)
 
     def fetch(
-        self, extents: Iterable[Extent], table: RunTable, what: str, *, ahead: bool = False
+        self, extents: Iterable[Extent], table: RunTable, what: str
     ) -> Iterator[tuple[Extent, memoryview | None]]:
-        """The bytes of *extents*, neighbours in a pack fetched by one read, each blob opened once in a row."""
-        planned = batches(extents)
-        if ahead:
-            planned = self._ahead(planned, lambda batch: self._batch_ranges(batch, table, what), _BATCHES_AHEAD)
-        for batch in planned:
+        """The bytes of *extents*, each; ``None`` = a hole."""
+        for batch in batches(extents):
             yield from self._read(batch, table, what)
 
     def _read(self, batch: Batch, table: RunTable, what: str) -> Iterator[tuple[Extent, memoryview | None]]:
@@ -261,6 +274,15 @@ class SnapshotReader:
             envelope.mismatch(name)
         opened = self._opened[key] = pack, Cipher(header, pack_key(header, self.body.run_keys[run])), name
         return opened
+
+
+class _Planned(NamedTuple):
+    """A batch of a file, the run table of its extents, and the block hashes of its span. ``first``: of the span."""
+
+    first: bool
+    batch: Batch
+    table: RunTable
+    hashes: bytes
 
 
 class _BlockChecker:
