@@ -67,11 +67,14 @@ FETCH_MAX_BYTES = 4 * MIB
 # ... and blobs of so much are planned together; what lies between them is at most as much again.
 FETCH_BATCH_BYTES = 8 * MIB
 # From a store that is not a disk a batch is larger: after many increments, every pack costs a request a batch.
-PREFETCH_BATCH_BYTES = 16 * MIB
-# Requests under way at a time to such a store: at 30 ms and 1 MiB each, some 500 MB/s.
+PREFETCH_BATCH_BYTES = 64 * MIB
+# Requests under way at a time to such a store, up to 4 MiB each: at 30 ms and 1 MiB, some 500 MB/s.
 PREFETCH_REQUESTS = 16
-# What they may hold together, fetched and not taken yet: the next batch of two or three readers.
-PREFETCH_MAX_BYTES = 96 * MIB
+# What was fetched ahead and not taken yet: in the spool, two batches of three readers with what lies between ...
+PREFETCH_SPOOL_BYTES = 1024 * MIB
+# ... in files that are given back as a whole; in memory, where there is no spool.
+PREFETCH_SPOOL_FILE_BYTES = 64 * MIB
+PREFETCH_MAX_BYTES = 32 * MIB
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------
 

@@ -167,7 +167,7 @@ def restore(
             manifest = found.manifests[recovery.point.snapshot]
         stack.enter_context(reading.announced(place, manifest, context))
         job = PostgresRestore(
-            SnapshotReader(place, manifest), directory, tablespace_map or {}, context,
+            SnapshotReader(place, manifest, settings.spool_path), directory, tablespace_map or {}, context,
             recovery=recovery, wal=found.wal if found else None, ending=Ending(action, standby, command),
         )  # fmt: skip
         plan = replace(job.plan(), estimated_s=_estimate(place, source_id, job.plan()))

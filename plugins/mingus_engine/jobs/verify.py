@@ -153,7 +153,7 @@ class _Verification:
             found.append(integrity.whole(self._place, self._manifest, self._context))
             self.bytes_read = sum(size for _, size in self._manifest.stored_names())
         if level >= 2 and found[-1].ok:
-            reader = SnapshotReader(self._place, self._manifest)
+            reader = SnapshotReader(self._place, self._manifest, self._settings.spool_path)
             found.extend(
                 [integrity.readable(reader, self._context)]
                 if level == 2

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hmac
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from blake3 import blake3
@@ -36,8 +37,8 @@ from mingus_engine.repository.repository import Repository
 _LOOK_AHEAD = 3
 # ... and batches of a large file.
 _BATCHES_AHEAD = 1
-# Blobs that neighbouring extents share, or take turns with: of a native increment, one is the parent's.
-_BLOBS_OPEN = 4
+# Opened blobs that neighbouring extents share, or take turns with: of a native increment, most are the parent's.
+_OPENED_MAX_BYTES = 8 * bounds.MIB
 # Small files, which lie beside each other in packs: some MiB together.
 _FILES_AHEAD = 64
 _UNKNOWN_HASH = bytes(bounds.BLOCK_HASH_BYTES)
@@ -48,15 +49,16 @@ T = TypeVar("T")
 class SnapshotReader:
     """Reads one snapshot of one repository. May be used by several threads.
 
+    :param spool_path: where what a distant store was asked for ahead waits; ``None`` = in memory.
     :raises KeyUnavailable: :raises Damaged: the manifest does not open.
     """
 
-    def __init__(self, repository: Repository, manifest: Manifest) -> None:
+    def __init__(self, repository: Repository, manifest: Manifest, spool_path: Path | None = None) -> None:
         self.repository, self.manifest = repository, manifest
         self.body: Body = repository.manifest_body(manifest)
         self._packs = {(p.run, p.number): p for p in manifest.packs}
         self._opened: dict[tuple[str, int], tuple[PackRef, Cipher, str]] = {}
-        self._prefetcher = Prefetcher(repository.store)
+        self._prefetcher = Prefetcher(repository.store, spool_path)
         self._headers_expected: set[str] = set()
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -182,29 +184,26 @@ class SnapshotReader:
             yield from self._read(batch, table, what)
 
     def _read(self, batch: Batch, table: RunTable, what: str) -> Iterator[tuple[Extent, memoryview | None]]:
-        held: dict[int, memoryview] = {}
-        left = list(batch.uses)
-        opened: dict[tuple[int, int], bytes] = {}
+        opened: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        opened_bytes = 0
+        fetched = _Fetched(self._prefetcher, batch)
         for e, number in zip(batch.extents, batch.read_of, strict=True):
             if number < 0:
                 yield e, None
                 continue
-            read = batch.reads[number]
-            pack, cipher, name = self._pack(table.run(read.run, what), read.pack)
-            if number not in held:
-                if read.end > pack.size:
-                    raise Damaged(f"{name}: extents of {what} lie beyond its end")
-                held[number] = self._prefetcher.take(name, read.start, read.end - read.start)
+            pack, cipher, name = self._pack(table.run(e.run, what), e.pack)
+            if batch.reads[number].end > pack.size:
+                raise Damaged(f"{name}: extents of {what} lie beyond its end")
             blob = opened.get((number, e.position))
             if blob is None:
-                sealed = held[number][e.position - read.start : e.position - read.start + e.sealed_bytes]
-                blob = self._open(cipher, BlobKind.DATA, e.position, sealed, name)
-                while len(opened) >= _BLOBS_OPEN:
-                    del opened[next(iter(opened))]
-                opened[number, e.position] = blob
-            left[number] -= 1
-            if not left[number]:
-                del held[number]
+                sealed = fetched.blob(name, e, number)
+                blob = opened[number, e.position] = self._open(cipher, BlobKind.DATA, e.position, sealed, name)
+                opened_bytes += len(blob)
+                while opened_bytes > _OPENED_MAX_BYTES and len(opened) > 1:
+                    opened_bytes -= len(opened.popitem(last=False)[1])
+            else:
+                opened.move_to_end((number, e.position))
+            fetched.used(number)
             data = memoryview(blob)[e.blob_offset : e.blob_offset + e.length]
             if len(data) != e.length:
                 raise Damaged(f"{name}: blob at {e.position} is too short for {what}")
@@ -223,9 +222,9 @@ class SnapshotReader:
         yield from waiting
 
     def _batch_ranges(self, batch: Batch, table: RunTable, what: str) -> list[Range]:
-        """What :meth:`_read` will take."""
-        reads = (BlobRef(table.run(r.run, what), r.pack, r.start, r.end - r.start) for r in batch.reads)
-        return self._ranges(*reads)
+        """What :meth:`_read` will take, where it takes what was fetched ahead."""
+        blobs = {(e.run, e.pack, e.position, e.sealed_bytes) for e in batch.extents if not e.hole}
+        return self._ranges(*(BlobRef(table.run(run, what), *where) for run, *where in blobs))
 
     def _ranges(self, *blobs: BlobRef) -> list[Range]:
         """Where *blobs* lie; one that cannot be is left out: whoever reads it says what is wrong."""
@@ -274,6 +273,30 @@ class SnapshotReader:
             envelope.mismatch(name)
         opened = self._opened[key] = pack, Cipher(header, pack_key(header, self.body.run_keys[run])), name
         return opened
+
+
+class _Fetched:
+    """The sealed blobs of a batch: cut from its reads, or one by one from what a distant store was asked for ahead."""
+
+    def __init__(self, prefetcher: Prefetcher, batch: Batch) -> None:
+        self._prefetcher, self._batch = prefetcher, batch
+        self._held: dict[int, memoryview] = {}
+        self._left = list(batch.uses)
+
+    def blob(self, name: str, e: Extent, number: int) -> memoryview:
+        """The blob of *e*, which is in read *number*, of the pack *name*."""
+        if self._prefetcher.ahead:
+            return self._prefetcher.take(name, e.position, e.sealed_bytes)
+        read = self._batch.reads[number]
+        if number not in self._held:
+            self._held[number] = self._prefetcher.take(name, read.start, read.end - read.start)
+        return self._held[number][e.position - read.start : e.position - read.start + e.sealed_bytes]
+
+    def used(self, number: int) -> None:
+        """One extent of the read was given; after the last one its bytes are."""
+        self._left[number] -= 1
+        if not self._left[number]:
+            self._held.pop(number, None)
 
 
 class _Planned(NamedTuple):
