@@ -75,6 +75,31 @@ def test_only_what_changed_is_sent(make_cluster: MakeCluster, install: Install, 
     assert wrong_files(installation, cluster, workspace / "after") == []
 
 
+def test_pages_without_a_position_are_sent_once(make_cluster: MakeCluster, install: Install, workspace: Path) -> None:
+    """Filled under `wal_level = minimal`, and GiST indexes: LSNs 0 and 1, which are no positions."""
+    cluster = make_cluster(15, start=False, conf=QUIET)
+    cluster.arguments = ("-c", "wal_level=minimal", "-c", "max_wal_senders=0")
+    cluster.start().execute(f"{BIG}; create index on big (t); create index on big (g)")
+    cluster.stop()
+    cluster.arguments = ()
+    cluster.start().execute(
+        "create table places as select point(g, g) p from generate_series(1, 30000) g",
+        "create index on places using gist (p)",
+        "vacuum freeze",
+    )
+    older_than_a_backup(cluster)
+    installation = install(cluster, transport="sql")
+    installation.back_up()
+    full = facts(installation)["sql"]["received_bytes"]
+    for place in ("first", "second"):
+        assert installation.back_up(incremental=True).method == BY_LSN
+        assert facts(installation)["sql"]["received_bytes"] < full / 100
+        cluster.execute("update big set g = -g where g between 5 and 25")
+        installation.back_up(incremental=True)
+        assert facts(installation)["sql"]["received_bytes"] < full / 20
+        assert wrong_files(installation, cluster, workspace / place) == []
+
+
 @pytest.mark.parametrize("believed", [False, True])
 def test_another_database_of_the_same_oid_is_read(
     believed: bool, make_cluster: MakeCluster, install: Install, workspace: Path, monkeypatch: pytest.MonkeyPatch

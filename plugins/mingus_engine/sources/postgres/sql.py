@@ -20,7 +20,8 @@ from mingus_engine.sources.postgres.backup import BackupWal
 from mingus_engine.sources.postgres.connection import mapped
 from mingus_engine.sources.postgres.low_level import LowLevelBackup, MadeFile
 from mingus_engine.sources.postgres.slabs import SlabItem, SlabPool
-from mingus_engine.sources.postgres.sql_changes import FACTS, Changes, Comparison, Databases, Digests, FileDigests
+from mingus_engine.sources.postgres.sql_changes import FACTS, Changes, Comparison, Databases
+from mingus_engine.sources.postgres.sql_digests import Digests, FileDigests
 from mingus_engine.sources.postgres.sql_links import DataLinks, server_instance
 from mingus_engine.sources.postgres.sql_small import SMALL_BYTES, SmallFiles
 from mingus_engine.sources.postgres.sql_tree import SqlTree
@@ -104,8 +105,7 @@ class SqlBackup(LowLevelBackup):
             return None
         self.verify(item.file.path, item.offset, scratch[:count])
         if item.plan.digests is not None:
-            item.plan.digests.read(item.offset, scratch[:count])
-            item.plan.digests.done(count)
+            item.plan.digests.take(item.offset, [Stretch(item.offset, count, scratch[:count])])
         return scratch[:count]
 
     def verify(self, path: bytes, offset: int, data: memoryview) -> None:
@@ -180,18 +180,9 @@ class SqlBackup(LowLevelBackup):
                 self.verify(path, begin, data)
                 stretches.append(Stretch(begin, length, data))
             at = begin + length
-        self._keep_digests(item, how, stretches)
+        if item.plan.digests is not None:
+            item.plan.digests.take(offset, stretches, how.digests)
         return Stretches(stretches)
-
-    def _keep_digests(self, item: RangeItem, how: Comparison, stretches: list[Stretch]) -> None:
-        if item.plan.digests is None:
-            return
-        for stretch in stretches:
-            if stretch.data is not None:
-                item.plan.digests.read(stretch.offset, stretch.data)
-            else:
-                item.plan.digests.kept(stretch.offset, stretch.length, how.digests)
-        item.plan.digests.done(sum(stretch.length for stretch in stretches))
 
     def _ranges(self, file: SourceFile) -> Iterator[Item]:
         plan = _Plan(self._changes.comparison(file.path), self._changes.digests(file, self._digests))

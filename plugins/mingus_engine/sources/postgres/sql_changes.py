@@ -5,35 +5,35 @@ Two ways, per file (docs/adr/0006, which says why each condition is there):
 * *Page LSNs*: where every change of a page leaves its LSN in it (data checksums or ``wal_log_hints``; main forks; files
   that the parent has), a page whose LSN lies before the parent's start LSN is as the parent has it. Only if the server
   was not restarted since and the database is the same one: no LSN tells a cluster from an older copy of itself.
-* *Digests*: for any other large file the backup keeps SHA-256 of every 64 KiB, cut to 16 bytes, under
-  ``mingus-origin/sha256/``; the next one lets the server compute them again and compares.
+* *Digests*: of any other large file, and of blocks with a page whose LSN says nothing, the backup keeps SHA-256 of
+  64 KiB, cut to 16 bytes (``sql_digests``); the next one lets the server compute them again and compares.
 
 Small files: see ``sql_small``. What fits neither is read and compared, like in the other transports.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
-import threading
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mingus_engine import lsn as lsns
-from mingus_engine.bounds import BLOCK_BYTES, PAGE_BYTES, SLAB_BYTES
+from mingus_engine.bounds import BLOCK_BYTES, PAGE_BYTES
 from mingus_engine.settings import PostgresConnection
 from mingus_engine.sources.base import Parent, SourceFile
 from mingus_engine.sources.postgres import exclusions
 from mingus_engine.sources.postgres.connection import Session, mapped
 from mingus_engine.sources.postgres.facts import ServerFacts
-from mingus_engine.sources.postgres.low_level import MadeFile, made_file
+from mingus_engine.sources.postgres.sql_digests import (
+    DIGEST_BYTES,
+    DIGESTED_MAX_BYTES,
+    DIGESTS,
+    LSN,
+    Digests,
+    FileDigests,
+)
 from mingus_engine.sources.postgres.sql_links import DataLink, literal
 
-DIGESTS = b"mingus-origin/sha256/"
-DIGEST_BYTES = 16
-# Digests of a file are one item; PostgreSQL's own files have at most 1 GiB.
-DIGESTED_MAX_BYTES = SLAB_BYTES // DIGEST_BYTES * BLOCK_BYTES
 FACTS = "sql"
 # A page between two that changed costs less than the extents around it.
 _GAP_BYTES = PAGE_BYTES
@@ -41,7 +41,6 @@ _DEFAULT_TABLESPACE = 1663
 # Positions begin in the second segment of WAL. Below it are: 0, a new page; 1, one of a GiST index as it was built
 # (``GistBuildLSN``), which says nothing; and what initdb wrote, the size of a long page header of WAL, which is old.
 _BOOTSTRAP_LSN = 40
-_LSN = struct.Struct("<II")
 
 Ranges = list[tuple[int, int]]
 
@@ -76,6 +75,14 @@ class Databases:
         return {oid: times for oid, times in self.made.items() if max(times[1:]) < self.before - 1}
 
 
+class _Block(NamedTuple):
+    """``length`` bytes at ``at``, of which the server said ``marks``: page LSNs or a digest."""
+
+    at: int
+    length: int
+    marks: bytes
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How one file is compared. ``size``: bytes that the parent has of it."""
@@ -83,6 +90,12 @@ class Comparison:
     size: int
     by_lsn: bool
     digests: bytes = b""
+
+    def digest(self, block: _Block) -> bytes:
+        """Of what the parent has there, if it has as much; empty = unknown."""
+        place = block.at // BLOCK_BYTES * DIGEST_BYTES
+        found = self.digests[place : place + DIGEST_BYTES]
+        return found if min(BLOCK_BYTES, self.size - block.at) == block.length and any(found) else b""
 
 
 class Changes:
@@ -130,18 +143,22 @@ class Changes:
         """
         if self.parent is None or (size := self.parent.size(path)) is None:
             return None
-        if self.is_stamped(path):
-            return Comparison(size, by_lsn=True) if self._is_same(path) else None
-        digests = b"".join(self.parent.content(DIGESTS + path))
-        if len(digests) != -(-size // BLOCK_BYTES) * DIGEST_BYTES or not digests:
+        by_lsn = self.is_stamped(path)
+        if by_lsn and not self._is_same(path):
             return None
-        return Comparison(size, by_lsn=False, digests=digests)
+        digests = b"".join(self.parent.content(DIGESTS + path))
+        if len(digests) != -(-size // BLOCK_BYTES) * DIGEST_BYTES:
+            digests = b""
+        return Comparison(size, by_lsn, digests) if by_lsn or digests else None
 
     def digests(self, file: SourceFile, digests: Digests) -> FileDigests | None:
-        """Where to keep digests of the file for the next incremental; ``None`` = none are needed."""
-        if self.is_stamped(file.path) or file.size > DIGESTED_MAX_BYTES:
+        """Where to keep digests of the file for the next incremental; ``None`` = none are kept.
+
+        Of a file whose pages say when they changed, only those of blocks with a page that does not.
+        """
+        if file.size > DIGESTED_MAX_BYTES:
             return None
-        return FileDigests(file, digests)
+        return FileDigests(file, digests, self._is_unclear if self.is_stamped(file.path) else None)
 
     def is_stamped(self, path: bytes) -> bool:
         """Whether pages of the file say by their LSN when they changed."""
@@ -156,48 +173,69 @@ class Changes:
         :return: ``None``: there is no such file.
         """
         end = offset + length
-        columns = _PAGE_LSNS if how.by_lsn else f"substring(sha256(b), 1, {DIGEST_BYTES})"
+        columns = _PAGE_LSNS if how.by_lsn else _SHA256
         query = (
             f"SELECT length(b), {columns} FROM generate_series({offset}::bigint, {end - 1}::bigint, {BLOCK_BYTES}) g,"
             f" LATERAL (SELECT pg_read_binary_file({literal(path)}, g, least({BLOCK_BYTES}, {end} - g), true) b"
             " OFFSET 0) r"
         )
-        at, ended, vanished = offset, False, False
-        found: Ranges = []
-        for size, marks in link.copy(query, f"comparing {path.decode('utf-8', 'replace')}"):
-            if size is None or marks is None:
-                vanished = True
-                continue
-            have = int.from_bytes(size, "big")
-            if not ended:
-                for begin, behind in self._fresh(at, have, bytes(marks), how):
-                    if found and begin - found[-1][1] <= (_GAP_BYTES if how.by_lsn else 0):
-                        found[-1] = (found[-1][0], behind)
-                    else:
-                        found.append((begin, behind))
+        doing = f"comparing {path.decode('utf-8', 'replace')}"
+        blocks: list[_Block] = []
+        at, vanished = offset, False
+        for size, marks in link.copy(query, doing):
+            vanished = vanished or size is None
+            have = int.from_bytes(size or b"", "big")
+            if have and at == offset + len(blocks) * BLOCK_BYTES:  # else behind a short read
+                blocks.append(_Block(at, have, bytes(marks or b"")))
                 at += have
-                ended = have < BLOCK_BYTES
-        return None if vanished else (at - offset, [(begin, behind - begin) for begin, behind in found])
+        if vanished:
+            return None
+        equal = self._equal(link, path, blocks, how, doing) if how.by_lsn else frozenset()
+        found: Ranges = []
+        for begin, behind in (piece for block in blocks for piece in self._fresh(block, how, equal)):
+            if found and begin - sum(found[-1]) <= (_GAP_BYTES if how.by_lsn else 0):
+                found[-1] = (found[-1][0], behind - found[-1][0])
+            else:
+                found.append((begin, behind - begin))
+        return at - offset, found
 
-    def _fresh(self, at: int, length: int, marks: bytes, how: Comparison) -> Iterator[tuple[int, int]]:
-        """What changed of one block."""
+    def _equal(self, link: DataLink, path: bytes, blocks: list[_Block], how: Comparison, doing: str) -> frozenset[int]:
+        """Of the blocks whose LSNs do not tell, those that have the parent's digest."""
+        asked = [b for b in blocks if how.digest(b) and any(map(self._is_unclear, _stamps(b.marks)))]
+        if not asked:
+            return frozenset()
+        values = ", ".join(f"({b.at}::bigint, {b.length}::bigint)" for b in asked)
+        query = (
+            f"SELECT {_SHA256} FROM (VALUES {values}) v(o, n),"
+            f" LATERAL (SELECT pg_read_binary_file({literal(path)}, o, n, true) b OFFSET 0) r"
+        )
+        marks = [bytes(mark or b"") for (mark,) in link.copy(query, doing)]
+        return frozenset(b.at for b, mark in zip(asked, marks, strict=True) if how.digest(b) == mark)
+
+    def _fresh(self, block: _Block, how: Comparison, equal: Collection[int]) -> Iterator[tuple[int, int]]:
+        """What changed of one block: begin and end."""
+        end = block.at + block.length
         if not how.by_lsn:
-            place = at // BLOCK_BYTES * DIGEST_BYTES
-            same = how.digests[place : place + DIGEST_BYTES] == marks and min(BLOCK_BYTES, how.size - at) == length
-            if not same and length:
-                yield at, at + length
+            if how.digest(block) != block.marks:
+                yield block.at, end
             return
-        end = at + length
-        for number, (high, low) in enumerate(_LSN.iter_unpack(marks[: len(marks) // _LSN.size * _LSN.size])):
-            begin = at + number * PAGE_BYTES
+        if block.at in equal:
+            return
+        stamps = _stamps(block.marks)
+        if any(map(self._is_unclear, stamps)):
+            yield block.at, end  # as a whole: its digest is kept
+            return
+        for number, stamp in enumerate(stamps):
+            begin = block.at + number * PAGE_BYTES
             behind = min(begin + PAGE_BYTES, end)
-            stamp = high << 32 | low
-            old = self._least <= stamp < self._start or stamp == _BOOTSTRAP_LSN
-            if not old or behind > how.size or behind - begin < PAGE_BYTES:
+            if stamp >= self._start or behind > how.size or behind - begin < PAGE_BYTES:
                 yield begin, behind
-        seen = at + len(marks) // _LSN.size * PAGE_BYTES
+        seen = block.at + len(stamps) * PAGE_BYTES
         if seen < end:  # less than a header of a page
             yield seen, end
+
+    def _is_unclear(self, stamp: int) -> bool:
+        return stamp < self._least and stamp != _BOOTSTRAP_LSN
 
     def _is_same(self, path: bytes) -> bool:
         if self.lsn_reason:
@@ -206,56 +244,11 @@ class Changes:
         return directory == b"global" or directory.rpartition(b"/")[2].decode() in self._same
 
 
-class Digests:
-    """Digests of files, as they are read in any order by any thread."""
-
-    def __init__(self) -> None:
-        self._ready: deque[MadeFile] = deque()
-
-    def ready(self) -> Iterator[MadeFile]:
-        """Files of digests that are complete; each is given once."""
-        while self._ready:
-            yield self._ready.popleft()
-
-    def add(self, file: MadeFile) -> None:
-        """A file of digests is complete."""
-        self._ready.append(file)
+def _stamps(marks: bytes) -> list[int]:
+    """The LSNs of pages, from the first eight bytes of each."""
+    whole = len(marks) // LSN.size * LSN.size
+    return [high << 32 | low for high, low in LSN.iter_unpack(marks[:whole])]
 
 
-class FileDigests:
-    """Those of one file."""
-
-    def __init__(self, file: SourceFile, digests: Digests) -> None:
-        self._file, self._digests = file, digests
-        self._lock = threading.Lock()
-        self._parts = bytearray(-(-file.size // BLOCK_BYTES) * DIGEST_BYTES)
-        self._left = file.size
-
-    def read(self, offset: int, data: memoryview) -> None:
-        """*data* was read at *offset* (a multiple of 64 KiB), and is what is stored."""
-        parts = b"".join(
-            hashlib.sha256(data[at : at + BLOCK_BYTES]).digest()[:DIGEST_BYTES]
-            for at in range(0, len(data), BLOCK_BYTES)
-        )
-        self._put(offset, parts)
-
-    def kept(self, offset: int, length: int, old: bytes) -> None:
-        """*length* bytes at *offset* are as they were when the whole file's digests were *old*."""
-        place = offset // BLOCK_BYTES * DIGEST_BYTES
-        self._put(offset, old[place : place + -(-length // BLOCK_BYTES) * DIGEST_BYTES])
-
-    def done(self, length: int) -> None:
-        """So much of the file is dealt with. One that became shorter meanwhile never gets complete: it has none."""
-        with self._lock:
-            self._left -= length
-            complete = not self._left
-        if complete:
-            self._digests.add(made_file(DIGESTS + self._file.path, bytes(self._parts)))
-
-    def _put(self, offset: int, parts: bytes) -> None:
-        place = offset // BLOCK_BYTES * DIGEST_BYTES
-        with self._lock:
-            self._parts[place : place + len(parts)] = parts
-
-
-_PAGE_LSNS = " || ".join(f"substring(b, {at + 1}, {_LSN.size})" for at in range(0, BLOCK_BYTES, PAGE_BYTES))
+_SHA256 = f"substring(sha256(b), 1, {DIGEST_BYTES})"
+_PAGE_LSNS = " || ".join(f"substring(b, {at + 1}, {LSN.size})" for at in range(0, BLOCK_BYTES, PAGE_BYTES))
