@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mingus_engine.errors import StoreDenied, VerificationFailed
+from mingus_engine.repository import records
 from mingus_engine.settings import Settings
 from mingus_engine.store.faulty import Fault
 from tests.integration import ledger
@@ -25,14 +26,13 @@ pytestmark = pytest.mark.xdist_group("incremental")
 MakeCluster = Callable[..., PgCluster]
 TRANSPORTS = [
     (15, "local"),
-    (15, "replication"),
     (15, "sql"),
-    (16, "local"),
     (16, "replication"),
-    (18, "local"),
     (18, "replication"),
     (18, "sql"),
-]
+    *(pytest.param(major, transport, marks=pytest.mark.soak) for major, transport in (
+        (15, "replication"), (16, "local"), (16, "sql"), (18, "local"))),
+]  # fmt: skip
 #: One deed a backup: what has broken increments of other systems (TRAPS 11).
 DEEDS: dict[str, tuple[str, ...]] = {
     "transfers": ("select transfer(g % 100 + 1, g % 90 + 5, g) from generate_series(1, 300) g",),
@@ -50,8 +50,12 @@ DEEDS: dict[str, tuple[str, ...]] = {
     "grown again": ("insert into shrinking select g, repeat('r', 500) from generate_series(401, 7000) g",),
     "moved to another tablespace": ("alter table moving set tablespace other",),
     "moved back": ("alter table moving set tablespace pg_default", "update moving set t = 'back' where g % 100 = 0"),
-    "another database": ("create database more", "vacuum freeze"),
-    "no other database": ("drop database more", "reindex table posting"),
+    "another database": (
+        "drop database if exists more",
+        "create database more strategy file_copy",
+        "vacuum freeze",
+    ),
+    "another one of that name": ("drop database more", "create database more", "reindex table posting"),
 }
 
 
@@ -292,3 +296,28 @@ def test_two_increments_at_once_both_restore(books: PgCluster, install: Install,
         assert report.kind == "postgres incremental"
         assert installation.verify("L2", FIRST, report.snapshot).ok
     assert installation.back_up(incremental=True).parent in {r.snapshot for r in reports}
+
+
+def test_log_that_was_declared_lost_asks_for_a_fresh_full(books: PgCluster, install: Install) -> None:
+    installation = install(books)
+    full = installation.back_up()
+    gap = {"event": "wal gap", "timeline": full.timeline, "from": full.stop_lsn, "to": "FF/0"}
+    with installation.opened() as repository:
+        repository.put_record(records.AUDIT, "ledger", gap, {"why": "the slot was lost"})
+    report = installation.back_up(incremental=True)
+    assert report.kind == "postgres full"
+    assert report.reasons == [f"WAL from {full.stop_lsn} to FF/0 was lost since {full.snapshot}"]
+
+
+def test_a_pack_that_an_open_plan_names_is_not_built_on(books: PgCluster, install: Install) -> None:
+    installation = install(books)
+    full = installation.back_up()
+    packs = [str(p.relative_to(installation.path())) for p in installation.files(below=f"packs/ledger/{full.run}")]
+    with installation.opened() as repository:
+        repository.put_record(records.PLAN, "ledger", {"names": packs, "manifests": []}, {})
+    report = installation.back_up(incremental=True)
+    assert report.kind == "postgres full"
+    assert report.reasons == [f"no pack of {full.snapshot} may be built on: an open plan names it"]
+    for name in packs:
+        (installation.path() / name).unlink()
+    assert installation.verify("L2").ok

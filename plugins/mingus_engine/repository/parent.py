@@ -153,7 +153,10 @@ class ParentSnapshot:
                 places.extend(_cut(extents, table, begin, until, path))
                 first = (begin - number * span_bytes) // bounds.BLOCK_BYTES
                 behind = -(-(until - number * span_bytes) // bounds.BLOCK_BYTES)
-                hashes += span_hashes[first * bounds.BLOCK_HASH_BYTES : behind * bounds.BLOCK_HASH_BYTES]
+                found = span_hashes[first * bounds.BLOCK_HASH_BYTES : behind * bounds.BLOCK_HASH_BYTES]
+                if len(found) != (behind - first) * bounds.BLOCK_HASH_BYTES:
+                    raise Damaged(f"{path.decode('utf-8', 'replace')}: block hashes are missing")
+                hashes += found
         return Window(places, bytes(hashes), end)
 
     def get(self, path: bytes, offset: int, length: int) -> dict[int, StoredBlock]:
