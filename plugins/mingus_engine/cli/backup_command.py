@@ -44,6 +44,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
             ("repository", report.repository),
             ("files", output.number(report.files)),
             ("read", output.size(report.bytes_read)),
+            *([] if report.bytes_received is None else [("received", output.size(report.bytes_received))]),
             ("stored", f"{output.size(report.bytes_stored)} (ratio {report.ratio:.2f})"),
             *([("reused", output.size(report.bytes_reused))] if report.bytes_reused else []),
             ("WAL", output.size(report.wal_bytes)),

@@ -46,7 +46,8 @@ class BackUpReport(Report):
     :param parent: ULID of the snapshot that an incremental was built on; ``depth``: how many were since the full.
     :param method: how an incremental found out what changed. :param reasons: why not the newest snapshot was built on,
         why by another method than the best, or why a full was taken although an incremental was asked for.
-    :param bytes_read: what the files hold; ``bytes_given``: what of it came from the source.
+    :param bytes_read: what the files hold; ``bytes_given``: what of it came from the source; ``bytes_received``: all
+        that came over connections for it, where the transport counts that (``sql``).
     """
 
     repository: str
@@ -61,6 +62,7 @@ class BackUpReport(Report):
     files: int
     bytes_read: int
     bytes_given: int
+    bytes_received: int | None
     bytes_stored: int
     bytes_reused: int
     ratio: float
@@ -288,6 +290,7 @@ class _BackUp:
             files=s["files"],
             bytes_read=s["read_bytes"],
             bytes_given=s["given_bytes"],
+            bytes_received=finished.facts.get("sql", {}).get("received_bytes"),
             bytes_stored=s["stored_bytes"],
             bytes_reused=s["reused_bytes"],
             ratio=round(s["read_bytes"] / s["stored_bytes"], 3) if s["stored_bytes"] else 0.0,
