@@ -47,6 +47,14 @@ def add(commands: Subparsers) -> None:
     fetch.add_argument("--missing-status", metavar="N", type=whole_number, default=1, help="instead of 1")
     fetch.add_argument("--no-prefetch", action="store_true", help="fetch nothing ahead")
     fetch.add_argument("--ahead", action="store_true", help=argparse.SUPPRESS)
+    push = command(
+        verbs, "push", "store one file of pg_wal: an archive_command", run_push,
+        more="archive_command = 'mingus wal push %p --source ledger'. Ends with 0 only when the file is durable in the"
+        " first reachable repository, or is there with the same bytes; other bytes are refused.",
+    )  # fmt: skip
+    push.set_defaults(command="wal push")
+    push.add_argument("file", metavar="FILE", type=Path, help="its path: %%p")
+    push.add_argument("--source", metavar="SOURCE", help="id of the source; default: the only one of the settings")
 
 
 def run_archive(args: argparse.Namespace, session: Session) -> int:
@@ -116,6 +124,22 @@ def run_stream(args: argparse.Namespace, session: Session) -> int:
     report = stream_wal(session.settings, args.source, context=session.context(), on_status=status)
     console.json_line(report.as_dict())
     console.line(f"{report.source}: stopped; archived to {report.archived_to} on timeline {report.timeline}")
+    return 0
+
+
+def run_push(args: argparse.Namespace, session: Session) -> int:
+    """Run ``wal push``."""
+    from mingus_engine.jobs.push_wal import push_wal
+
+    settings = session.settings
+    known = [source.id for source in settings.sources]
+    if args.source is None and len(known) != 1:
+        raise SettingsError("the settings have several sources", hint="name one by --source")
+    try:
+        report = push_wal(settings, args.source or known[0], args.file, context=session.context())
+    except OSError as error:
+        raise SettingsError(f"cannot read {args.file}: {error.strerror}", hint="") from None
+    session.console.document(report.as_dict())
     return 0
 
 

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mingus_engine.codec.containers import ContainerKind
-from mingus_engine.errors import BackupBroken
-from mingus_engine.repository import names
+from mingus_engine.errors import BackupBroken, LogDiverged
+from mingus_engine.repository import logs, names
+from mingus_engine.repository.log_index import StoredLog
 from mingus_engine.repository.logs import LogReader, LogWriter
 from mingus_engine.repository.manifests import LogRef
 from mingus_engine.repository.writer import WriteRun
@@ -37,7 +39,7 @@ def archive(
     writer: LogWriter | None = None
     last: WalPiece | None = None
     expected: int | None = None
-    facts = {"system_id": str(system_id), "wal_segment_bytes": segment_bytes}
+    facts = wal_facts(system_id, segment_bytes)
 
     def put(piece: WalPiece) -> None:
         nonlocal writer
@@ -95,6 +97,28 @@ def read_back(run: WriteRun, refs: Sequence[LogRef], start: int, stop: int) -> i
     if covered < stop:
         raise BackupBroken(f"stored WAL ends at {covered:X}, the backup needs it up to {stop:X}")
     return total
+
+
+def wal_facts(system_id: int, segment_bytes: int, server_version: int = 0) -> dict[str, Any]:
+    """What a container says of its origin. *server_version*: as ``server_version_num``, 0 = not said."""
+    facts: dict[str, Any] = {"system_id": str(system_id), "wal_segment_bytes": segment_bytes}
+    return {**facts, "server_version_number": server_version} if server_version else facts
+
+
+def keep_history(
+    run: WriteRun, stored: StoredLog | None, history: TimelineHistory, system_id: int, *, spool_path: Path, level: int
+) -> bool:
+    """Store a ``.history`` file unless it is there (*stored*); whether it was not.
+
+    :raises LogDiverged: another one is there: two servers were promoted to this timeline.
+    """
+    if stored is None:
+        store_history(run, history, system_id, spool_path, level)
+        return True
+    reader = LogReader(run.repository, run.source, logs.reference(run.repository, *stored))
+    if b"".join(reader.chunks()) != history.content:
+        raise LogDiverged(f"{stored.name}: the server's {history.filename} is another one")
+    return False
 
 
 def store_history(run: WriteRun, history: TimelineHistory, system_id: int, spool_path: Path, level: int) -> LogRef:

@@ -17,6 +17,7 @@ from typing import Any
 from mingus_engine import lsn as lsns
 from mingus_engine.codec.containers import ContainerKind
 from mingus_engine.errors import BackupBroken, LogDiverged
+from mingus_engine.jobs.wal import wal_facts
 from mingus_engine.repository import names
 from mingus_engine.repository.logs import LogWriter
 from mingus_engine.repository.writer import WriteRun
@@ -56,11 +57,7 @@ class Destination:
 
     def facts(self) -> dict[str, Any]:
         """What every container says of its origin."""
-        return {
-            "system_id": str(self.system_id),
-            "wal_segment_bytes": self.segment_bytes,
-            "server_version_number": self.server_version,
-        }
+        return wal_facts(self.system_id, self.segment_bytes, self.server_version)
 
     def writer(self, timeline: int, start: int) -> LogWriter:
         """A new container from *start* on."""

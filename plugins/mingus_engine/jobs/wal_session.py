@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import LogDiverged, SourceBusy, SourceError
 from mingus_engine.jobs.context import JobContext
-from mingus_engine.jobs.wal import store_history
+from mingus_engine.jobs.wal import keep_history
 from mingus_engine.jobs.wal_position import Gap, Position, position
 from mingus_engine.jobs.wal_segments import Destination, SegmentStore, Tail
 from mingus_engine.postgres import timelines
@@ -155,15 +155,9 @@ class Session:
             stored = index.histories.get((server.system_id, history.timeline))
             if history.timeline == server.timeline:
                 own = history
-            if stored is None:
-                store_history(self._run, history, server.system_id, self._to.spool_path, self._to.level)
+            spool_path, level = self._to.spool_path, self._to.level
+            if keep_history(self._run, stored, history, server.system_id, spool_path=spool_path, level=level):
                 self._context.log(f"stored {history.filename}")
-                continue
-            reader = logs.LogReader(
-                self._run.repository, self._run.source, logs.reference(self._run.repository, *stored)
-            )
-            if b"".join(reader.chunks()) != history.content:
-                raise LogDiverged(f"{stored.name}: the server's {history.filename} is another one")
         self._steps = timelines.path(server.timeline, own.content if own else None)
 
     def _refuse_older_server(self, index: LogIndex) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from mingus_engine.bounds import MIB, PAGE_BYTES
 
 # XLOG_PAGE_MAGIC of each major version.
-_VERSIONS = {0xD110: 15, 0xD113: 16, 0xD116: 17, 0xD118: 18}
+PAGE_MAGICS = {0xD110: 15, 0xD113: 16, 0xD116: 17, 0xD118: 18}
 # A commit of a million subtransactions has 4 MiB; PostgreSQL's own limit of a record is 1020 MiB.
 RECORD_MAX_BYTES = 64 * MIB
 _RECORD_LIMIT_BYTES = 1020 * MIB
@@ -138,12 +138,12 @@ class WalScanner:
             # A scan that begins behind an XLOG_SWITCH: the log goes on with the next segment.
             self._empty_to = (at // self.segment_bytes + 1) * self.segment_bytes
             return
-        if magic not in _VERSIONS or address != at or bool(info & _LONG) != long:
+        if magic not in PAGE_MAGICS or address != at or bool(info & _LONG) != long:
             self._records(found)
             if not self.ended and at >= self._empty_to:
                 self.ended = f"there is no page of log at {at:X}"
             return
-        self.version = _VERSIONS[magic]
+        self.version = PAGE_MAGICS[magic]
         if info & _OVERWRITES or not self._synchronised:
             self._records(found)
             skip_bytes = -(-rest_bytes // 8) * 8 if info & _CONTINUES else 0

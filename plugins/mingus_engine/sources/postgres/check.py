@@ -25,6 +25,7 @@ from mingus_engine.sources.postgres.backup import BackupWal
 from mingus_engine.sources.postgres.connection import Session, connect_sql, mapped
 from mingus_engine.sources.postgres.data_directory import find_data_directory
 from mingus_engine.sources.postgres.facts import ServerFacts, read_facts
+from mingus_engine.sources.postgres.slots import slot_checks
 from mingus_engine.sources.postgres.sql_links import DataLinks, server_instance
 from mingus_engine.sources.postgres.sql_tree import SqlTree
 from mingus_engine.sources.postgres.sql_wal import FileWal
@@ -68,6 +69,8 @@ def check_source(settings: SourceSettings, cancel: threading.Event) -> Iterator[
         yield from rights.checks(settings)
         yield from _settings(session, settings, server, rights)
         yield _checksums(settings, server)
+        if settings.wal.scheduled:
+            yield from slot_checks(session, conn, settings.wal_slot)
         readable = True
         if settings.transport == "sql":
             files = _over_sql(session, settings, server)
