@@ -31,6 +31,11 @@ def add(commands: Subparsers) -> None:
         help="put a tablespace elsewhere, by its OID or its original directory; may be repeated",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="only say what would be written where")
+    parser.add_argument(
+        "--delta", action="store_true",
+        help="DIRECTORY holds this cluster (no server may run on it), or a restore that was interrupted: write only"
+        " what differs, remove what is not in the snapshot",
+    )  # fmt: skip
     add_target(parser, "recover to this moment; default: to the end of the snapshot itself")
     recovery = parser.add_argument_group("with --to")
     recovery.add_argument(
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
             session.settings, args.source, directory=args.directory.absolute(), repository=args.repository,
             snapshot=args.snapshot, tablespace_map=dict(args.tablespace), dry_run=args.dry_run, context=context,
             to=args.to, timeline=args.timeline, inclusive=args.inclusive, action=args.action, standby=args.standby,
-            wal=args.wal, settings_file=session.settings_file,
+            delta=args.delta, wal=args.wal, settings_file=session.settings_file,
         )
     )  # fmt: skip
     console = session.console
@@ -102,6 +107,8 @@ def _show(console: Console, report: dict[str, Any], *, dry_run: bool) -> None:
         pairs += [
             ("files", output.number(report["files"])),
             ("written", output.size(report["bytes_written"])),
+            *((("equal already", output.size(report["bytes_equal"])),) if "bytes_equal" in report else ()),
+            *((("removed", output.number(report["removed"])),) if report.get("removed") else ()),
             ("WAL", output.size(report["wal_bytes"])),
             ("duration", output.duration(report["duration_s"])),
         ]

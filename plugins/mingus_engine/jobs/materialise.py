@@ -11,17 +11,18 @@ from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.crew import Crew
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.sources.base import FileKind
-from mingus_engine.targets.base import FileWriter, Target
+from mingus_engine.targets.base import FileWriter, PresentFile, Target
 
 _QUEUE_ITEMS = 64
 
 
 @dataclass
 class Written:
-    """What was written, in files and bytes."""
+    """What was written, in files and bytes; ``same_bytes`` of them were there already."""
 
     files: int = 0
     bytes: int = 0
+    same_bytes: int = 0
 
 
 class Materialiser:
@@ -67,18 +68,40 @@ class Materialiser:
 
     def _write(self, tabled: TabledEntry) -> None:
         name = tabled.entry.path.decode("utf-8", "replace")
-        writer: FileWriter = self._target.open_file(tabled.entry)
-        try:
-            for offset, data, length in self._reader.data(tabled):
-                self._context.checkpoint()
-                if data is not None:
-                    writer.write(offset, data)
-                with self._lock:
-                    self.written.bytes += length
-                    done = self.written.bytes
-                self._context.progress("restore", done, self._total, name)
-            writer.close()
-        finally:
-            writer.abort()
+        present = self._target.open_present(tabled.entry)
+        if present is not None:
+            self._mend(tabled, present, name)
+        else:
+            writer: FileWriter = self._target.open_file(tabled.entry)
+            try:
+                for offset, data, length in self._reader.data(tabled):
+                    self._context.checkpoint()
+                    if data is not None:
+                        writer.write(offset, data)
+                    self._count(length, name)
+                writer.close()
+            finally:
+                writer.abort()
         with self._lock:
             self.written.files += 1
+
+    def _mend(self, tabled: TabledEntry, present: PresentFile, name: str) -> None:
+        """Bring a file that is there to what was backed up: only blocks that differ are fetched and written."""
+        try:
+            for offset, data, length, same in self._reader.changes(tabled, present.read):
+                self._context.checkpoint()
+                if same and data is not None:
+                    present.keep(offset, data)
+                else:
+                    present.write(offset, bytes(length) if data is None else data)
+                self._count(length, name, same=same)
+            present.close()
+        finally:
+            present.abort()
+
+    def _count(self, length: int, name: str, *, same: bool = False) -> None:
+        with self._lock:
+            self.written.bytes += length
+            self.written.same_bytes += length if same else 0
+            done = self.written.bytes
+        self._context.progress("restore", done, self._total, name)

@@ -70,7 +70,10 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreReport(Report):
-    """What was restored. Sizes in bytes; ``plan`` alone with a dry run."""
+    """What was restored. Sizes in bytes; ``plan`` alone with a dry run.
+
+    :param bytes_equal, removed: with ``delta``: what was there already, and how many files were not of the snapshot.
+    """
 
     repository: str
     snapshot: str
@@ -81,6 +84,8 @@ class RestoreReport(Report):
     start_hint: str = ""
     plan: dict[str, Any]
     target: str | None = None
+    bytes_equal: int | None = None
+    removed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ def restore(
     standby: bool = False,
     wal: str = "copy",
     settings_file: Path | None = None,
+    delta: bool = False,
 ) -> RestoreReport:
     """Restore *source_id* into *directory*, which must be empty or not there: a snapshot, or a moment.
 
@@ -136,6 +142,8 @@ def restore(
         standby.
     :param wal: ``copy`` the log that the target needs into ``pg_wal``, or let the server ``fetch`` it while it recovers
         (by ``mingus wal fetch`` with *settings_file*).
+    :param delta: *directory* may hold this cluster, or a restore that was interrupted: blocks that are equal stay, what
+        is not of the snapshot is removed, and a failure removes nothing, so that the next one goes on.
     :raises NotRestorable: the target is outside what can be restored. :raises TargetError: the place is not usable.
         Nothing was written. :raises NoSuchSnapshot: :raises Damaged:
     """
@@ -172,7 +180,7 @@ def restore(
         )  # fmt: skip
         plan = replace(job.plan(), estimated_s=_estimate(place, source_id, job.plan()))
         if not dry_run:
-            job.run(owner=_owner(directory, source.verify.run_as), durable=True)
+            job.run(owner=_owner(directory, source.verify.run_as), durable=True, delta=delta)
         return RestoreReport(
             job="restore",
             source=source_id,
@@ -183,6 +191,8 @@ def restore(
             files=job.files,
             bytes_written=job.bytes,
             wal_bytes=0 if dry_run else plan.wal_bytes,
+            bytes_equal=job.same_bytes if delta else None,
+            removed=job.removed if delta else None,
             start_hint="" if dry_run else _start_hint(directory, job.version, source),
             plan=plan.as_dict(),
             target=target.text if target else None,
@@ -240,8 +250,8 @@ class PostgresRestore:
         self._tablespaces = _place_tablespaces(self.facts, tablespace_map)
         self._segment_bytes = int(self.facts["wal_segment_bytes"])
         self._plan: Plan | None = None
-        self.files = 0
-        self.bytes = 0
+        self.files = self.removed = 0
+        self.bytes = self.same_bytes = 0
 
     def plan(self) -> Plan:
         """What will be written where. Reads the shards once."""
@@ -273,8 +283,8 @@ class PostgresRestore:
             )
         return self._plan
 
-    def run(self, *, owner: tuple[int, int] | None, durable: bool) -> None:
-        """Write everything; on failure what was written is removed.
+    def run(self, *, owner: tuple[int, int] | None, durable: bool, delta: bool = False) -> None:
+        """Write everything; on failure what was written is removed, but with *delta*.
 
         :raises TargetError: :raises Damaged: :raises Cancelled:
         """
@@ -287,6 +297,7 @@ class PostgresRestore:
             owner=owner,
             segment_bytes=self._segment_bytes,
             durable=durable,
+            delta=delta,
         )
         try:
             target.prepare({Path(path): size for path, size in plan.needed.items()}, plan.files)
@@ -307,7 +318,8 @@ class PostgresRestore:
                 raise
         finally:
             target.close()
-        self.files, self.bytes = written.files, written.bytes
+        self.files, self.bytes = written.files, written.bytes - written.same_bytes
+        self.same_bytes, self.removed = written.same_bytes, target.removed
 
     def _wal_files(self) -> dict[str, WalFile]:
         """By name. The snapshot's own log is there in any case, under the names of its own timeline."""

@@ -143,6 +143,68 @@ class SnapshotReader:
             for i, batch in enumerate(planned):
                 yield _Planned(i == 0, batch, table, hashes)
 
+    def changes(
+        self, file: TabledEntry, local: Callable[[int, int], bytes]
+    ) -> Iterator[tuple[int, memoryview | None, int, bool]]:
+        """The content of *file* in ascending order, as :meth:`data`, where *local* has other bytes; there the rest is
+        fetched, blocks that are equal are not.
+
+        :param local: gives the bytes it has at an offset, at most so many.
+        :returns: offset, bytes (``None`` = hole), length, and whether these are *local*'s own.
+        :raises Damaged: see :meth:`data`.
+        """
+        what = file.entry.path.decode("utf-8", "replace")
+        size, block, width, at = file.entry.size, bounds.BLOCK_BYTES, bounds.BLOCK_HASH_BYTES, 0
+        for extents, table, hashes in self._spans(file, what):
+            begin, end = at, min(size, at + len(hashes) // width * block)
+            while at < end:
+                run = min(bounds.SLAB_BYTES, end - at)
+                data = memoryview(local(at, run))
+                for low, high, same in self._compared(data, run, hashes[(at - begin) // block * width :]):
+                    if same:
+                        yield at + low, data[low:high], high - low, True
+                        continue
+                    first, last = (at + low - begin) // block, -(-(at + high - begin) // block)
+                    checker = _BlockChecker(
+                        hashes[first * width : last * width], at + low, size, self.body.hash_key, what
+                    )
+                    for found, part, count in self._part(extents, table, what, at + low, high - low):
+                        checker.update(part, count)
+                        yield found, part, count, False
+                    checker.finish()
+                at += run
+        if at != size:
+            raise Damaged(f"{what}: extents cover {at} of {size} bytes")
+
+    def _compared(self, data: memoryview, length: int, hashes: bytes) -> Iterator[tuple[int, int, bool]]:
+        """Runs of blocks of *length* bytes: begin, end, and whether *data* has what the hashes say."""
+        width, begin, before = bounds.BLOCK_HASH_BYTES, 0, True
+        for at in range(0, length, bounds.BLOCK_BYTES):
+            end, number = min(at + bounds.BLOCK_BYTES, length), at // bounds.BLOCK_BYTES
+            digest = blake3(data[at:end], key=self.body.hash_key).digest(length=width)
+            same = len(data) >= end and hashes[number * width : (number + 1) * width] == digest
+            if same != before and at > begin:
+                yield begin, at, before
+                begin = at
+            before = same
+        if begin < length:
+            yield begin, length, before
+
+    def _part(
+        self, extents: Iterable[Extent], table: RunTable, what: str, start: int, length: int
+    ) -> Iterator[tuple[int, memoryview | None, int]]:
+        """*length* bytes of *extents* from *start*."""
+        end, at = start + length, start
+        wanted = [e for e in extents if e.offset < end and e.offset + e.length > start]
+        for extent, data in self.fetch(wanted, table, what):
+            low, high = max(extent.offset, start), min(extent.offset + extent.length, end)
+            if low != at:
+                raise Damaged(f"{what}: no extent at {at}")
+            yield low, None if data is None else data[low - extent.offset : high - extent.offset], high - low
+            at = high
+        if at != end:
+            raise Damaged(f"{what}: no extent at {at}")
+
     def block_hashes(self, file: TabledEntry) -> bytes:
         """The keyed hashes of all 64 KiB blocks of *file*, 16 bytes each; zero = unknown."""
         what = file.entry.path.decode("utf-8", "replace")

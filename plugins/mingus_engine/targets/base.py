@@ -7,6 +7,7 @@ Contract:
   is not there yet is made. A second entry with the same path is an error, except of a directory.
 * One worker owns one :class:`FileWriter`: it writes in ascending offset order, leaving holes out, and calls ``close``,
   or ``abort`` when it cannot go on.
+* ``open_present`` gives a file that is there already and may be mended, ``None`` where ``open_file`` is to be called.
 * ``finish`` is called once, after every writer was closed; before it returned the restore is not complete.
 * ``abandon`` may be called in every state, also after ``finish``, and removes the restore; idempotent.
 """
@@ -86,6 +87,19 @@ class FileWriter(Protocol):
         """Give up; what was written stays until ``abandon``. Idempotent, also after ``close``."""
 
 
+class PresentFile(FileWriter, Protocol):
+    """A file that is there, to be brought to an entry's content in ascending order, by one thread."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most *length* bytes that it has at *offset*."""
+
+    def keep(self, offset: int, data: bytes | memoryview) -> None:
+        """What it has at *offset* is *data*, and stays.
+
+        :raises Damaged: as ``write``.
+        """
+
+
 class Target(Protocol):
     """Where a restore goes; see the module."""
 
@@ -93,4 +107,5 @@ class Target(Protocol):
     def make_directory(self, entry: FileEntry) -> None: ...
     def make_symlink(self, entry: FileEntry) -> None: ...
     def open_file(self, entry: FileEntry) -> FileWriter: ...
+    def open_present(self, entry: FileEntry) -> PresentFile | None: ...
     def abandon(self) -> None: ...

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
+from blake3 import blake3
+
 from mingus_engine import bounds
 from mingus_engine.errors import Damaged, TargetNotEmpty
 from mingus_engine.targets import durability, places
-from mingus_engine.targets.base import FileEntry, FileWriter
-from mingus_engine.targets.paths import open_parent, shown, split, translated
+from mingus_engine.targets.base import FileEntry, FileWriter, PresentFile
+from mingus_engine.targets.paths import DIRECTORY_FLAGS, open_parent, shown, split, translated
 from mingus_engine.targets.places import INCOMPLETE, Place
+from mingus_engine.targets.wipe import wipe
 from mingus_engine.targets.writer import DiskWriter
 
 _NOTE = b"""MINGUS Backup & Recovery is writing into this directory, or was interrupted while it did.
 What is here is not complete and must not be used. This file disappears when the restore is complete.
 """
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MEND = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _REPLACE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -35,6 +41,8 @@ class DirectoryTarget:
     :param keep_directory_times: set the times (and, when read-only, the modes) of directories at the end; costs some
         hundred bytes of memory per directory.
     :param durable: ``finish`` returns when everything is on stable storage.
+    :param delta: the directories may hold something. What is not restored is removed at the end, and ``abandon`` leaves
+        everything as it is, marked as incomplete, for another one to go on.
     """
 
     def __init__(
@@ -47,8 +55,13 @@ class DirectoryTarget:
         modes: Callable[[FileEntry], int] = lambda entry: entry.mode & 0o7777,
         keep_directory_times: bool = True,
         durable: bool = True,
+        delta: bool = False,
     ) -> None:
         self.root = root.absolute()
+        self._delta = delta
+        # Hashes of the paths that were restored: 16 bytes each instead of the path.
+        self._restored: set[bytes] = set()
+        self.removed = 0
         self._owner = owner
         self._keep_owner = keep_owner
         self._remap = {split(prefix): path.absolute() for prefix, path in remap.items()}
@@ -71,7 +84,9 @@ class DirectoryTarget:
         """
         places.require_apart(self.directories)
         for path in self.directories:
-            places.inspect(path, self._owner)
+            places.inspect(path, self._owner, empty=not self._delta)
+        if self._delta:
+            return  # what is there already is most of it
         needed = {self.root: needed_bytes} if isinstance(needed_bytes, int) else dict(needed_bytes)
         places.require_space(needed, needed_files)
 
@@ -90,11 +105,11 @@ class DirectoryTarget:
             self._mark()
             # Whoever came between the look and the mark is seen now; who comes later sees the mark.
             for place in self._places.values():
-                if not place.is_empty:
+                if not self._delta and not place.is_empty:
                     raise TargetNotEmpty(f"target {shown(place.path)} is not empty: something else writes into it")
         except BaseException:
             for place in self._places.values():
-                place.give_back()
+                place.close() if self._delta else place.give_back()
             self._places.clear()
             raise
 
@@ -104,6 +119,7 @@ class DirectoryTarget:
         :raises Damaged: the path is hostile. :raises TargetError: the file system refused.
         """
         base, parts = self._resolve(entry.path)
+        self._note(entry.path, again=True)
         with translated(entry.path), open_parent(base, (*parts, b"."), create=True, owner=self._owner) as directory:
             if (owner := self._owner_of(entry)) is not None:
                 os.fchown(directory, *owner)
@@ -128,7 +144,9 @@ class DirectoryTarget:
             base, parts = self._resolve(entry.path)
         if not leads_to or b"\0" in leads_to:
             raise Damaged(f"link {shown(entry.path)!r} has no possible target")
+        self._note(entry.path)
         with translated(entry.path), open_parent(base, parts, create=True, owner=self._owner) as parent:
+            self._clear(parent, parts[-1])
             os.symlink(leads_to, parts[-1], dir_fd=parent)
             if (owner := self._owner_of(entry)) is not None:
                 os.chown(parts[-1], *owner, dir_fd=parent, follow_symlinks=False)
@@ -141,9 +159,42 @@ class DirectoryTarget:
         :raises Damaged: the path is hostile. :raises TargetError: something is there, or the file system refused.
         """
         base, parts = self._resolve(entry.path)
+        self._note(entry.path)
         with translated(entry.path), open_parent(base, parts, create=True, owner=self._owner) as parent:
+            self._clear(parent, parts[-1])
             descriptor = os.open(parts[-1], _CREATE, 0o600, dir_fd=parent)
         return DiskWriter(descriptor, entry, owner=self._owner_of(entry), mode=self._modes(entry), on_close=on_close)
+
+    def open_present(
+        self, entry: FileEntry, on_close: Callable[[FileEntry, int], None] | None = None
+    ) -> PresentFile | None:
+        """With *delta*: the file that is there under the entry's path, to be mended; ``None``: there is none.
+
+        :raises Damaged: the path is hostile, or came before. :raises TargetError: the file system refused.
+        """
+        if not self._delta:
+            return None
+        base, parts = self._resolve(entry.path)
+        with translated(entry.path), open_parent(base, parts, create=True, owner=self._owner) as parent:
+            try:
+                status = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            # A file of another name too is somebody else's: it is replaced, not written into.
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                return None
+            descriptor = os.open(parts[-1], _MEND, dir_fd=parent)
+        self._note(entry.path)
+        return DiskWriter(descriptor, entry, owner=self._owner_of(entry), mode=self._modes(entry), on_close=on_close)
+
+    def clear(self, path: bytes) -> None:
+        """With *delta*: remove what is there under *path*, whatever it is.
+
+        :raises TargetError: the file system refused.
+        """
+        base, parts = self._resolve(path)
+        with translated(path), suppress(FileNotFoundError), open_parent(base, parts, create=False) as parent:
+            self._clear(parent, parts[-1])
 
     def create(self, path: bytes) -> BinaryIO:
         """A new file of the target's own, 0600, to be written by and by; the caller closes it.
@@ -183,6 +234,17 @@ class DirectoryTarget:
             while part := file.read(bounds.MIB):
                 yield part
 
+    def sweep(self) -> None:
+        """With *delta*: remove what was not restored; counted in ``removed``.
+
+        :raises TargetError: something cannot be removed.
+        """
+        if not self._delta:
+            return
+        for prefix, path in ((b"", self.root), *((b"/".join(p) + b"/", d) for p, d in self._remap.items())):
+            with translated(path):
+                self._sweep(os.dup(self._places[path].descriptor), prefix)
+
     def settle(self) -> None:
         """Everything was written: directories get their times, and all is made durable. The mark stays."""
         for entry in reversed(self._directories):
@@ -220,6 +282,9 @@ class DirectoryTarget:
         :raises TargetError: something cannot be removed.
         """
         self._directories.clear()
+        if self._delta:
+            self.close()
+            return
         for path in reversed(self.directories):
             place = self._places.get(path)
             if place is not None:
@@ -234,18 +299,63 @@ class DirectoryTarget:
 
     def _mark(self) -> None:
         root = self._places[self.root].descriptor
-        with translated(self.root), os.fdopen(os.open(INCOMPLETE, _CREATE, 0o600, dir_fd=root), "wb") as file:
+        flags = _REPLACE if self._delta else _CREATE
+        with translated(self.root), os.fdopen(os.open(INCOMPLETE, flags, 0o600, dir_fd=root), "wb") as file:
             file.write(_NOTE)
             if self._owner is not None:
                 os.fchown(file.fileno(), *self._owner)
 
     def _open_own(self, path: bytes, flags: int) -> BinaryIO:
         base, parts = self._resolve(path)
+        self._note(path, again=True)
         with translated(path), open_parent(base, parts, create=True, owner=self._owner) as parent:
+            if flags & os.O_EXCL:
+                self._clear(parent, parts[-1])
             file = os.fdopen(os.open(parts[-1], flags, 0o600, dir_fd=parent), "wb")
             if self._owner is not None:
                 os.fchown(file.fileno(), *self._owner)
         return file
+
+    def _note(self, path: bytes, *, again: bool = False) -> None:
+        """Remember that *path* and what it lies in belong to the restore. :raises Damaged: it came before."""
+        if not self._delta:
+            return
+        parts = path.split(b"/")
+        with self._lock:
+            if _digest(path) in self._restored and not again:
+                raise Damaged(f"path {shown(path)!r} comes twice")
+            self._restored.update(_digest(b"/".join(parts[: n + 1])) for n in range(len(parts)))
+
+    def _clear(self, parent: int, name: bytes) -> None:
+        """With *delta*: make room for something new."""
+        if not self._delta:
+            return
+        with suppress(FileNotFoundError):
+            try:
+                os.unlink(name, dir_fd=parent)
+            except IsADirectoryError:
+                folder = os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
+                try:
+                    wipe(folder)
+                finally:
+                    os.close(folder)
+                os.rmdir(name, dir_fd=parent)
+
+    def _sweep(self, folder: int, prefix: bytes) -> None:
+        """Below the open directory *folder*, which it closes; a data directory is some four levels deep."""
+        try:
+            for name in map(os.fsencode, os.listdir(folder)):
+                path = prefix + name
+                known = _digest(path) in self._restored
+                if path == INCOMPLETE or split(path) in self._remap:
+                    continue
+                if not known:
+                    self._clear(folder, name)
+                    self.removed += 1
+                elif stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                    self._sweep(os.open(name, DIRECTORY_FLAGS, dir_fd=folder), path + b"/")
+        finally:
+            os.close(folder)
 
     def _resolve(self, path: bytes) -> tuple[int, tuple[bytes, ...]]:
         parts = split(path)
@@ -262,3 +372,7 @@ class DirectoryTarget:
         if self._owner is None and self._keep_owner:
             return entry.uid, entry.gid
         return self._owner
+
+
+def _digest(path: bytes) -> bytes:
+    return blake3(path).digest(length=16)

@@ -16,9 +16,10 @@ from mingus_engine.targets.wipe import wipe
 INCOMPLETE = b".mingus-restore-incomplete"
 
 
-def inspect(path: Path, owner: tuple[int, int] | None) -> None:
+def inspect(path: Path, owner: tuple[int, int] | None, *, empty: bool = True) -> None:
     """Refuse a directory that a restore must not go to; writes nothing. One that does not exist is fine.
 
+    :param empty: it must not hold anything.
     :raises TargetNotEmpty: it holds something. :raises TargetError: a link, a file, someone else's, not writable.
     """
     with translated(path):
@@ -40,7 +41,7 @@ def inspect(path: Path, owner: tuple[int, int] | None) -> None:
         _require_writable(path, path)
         with os.scandir(path) as entries:
             found = next(entries, None)
-    if found is None:
+    if found is None or not empty:
         return
     if (path / os.fsdecode(INCOMPLETE)).exists():
         raise TargetNotEmpty(

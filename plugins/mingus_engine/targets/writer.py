@@ -80,11 +80,21 @@ class DiskWriter:
                 rest = rest[written:]
                 self._end = offset
 
+    def read(self, offset: int, length: int) -> bytes:
+        """What a file that was there has; its descriptor must be readable."""
+        with translated(self._entry.path):
+            return os.pread(self._descriptor, length, offset)
+
+    def keep(self, offset: int, data: bytes | memoryview) -> None:
+        """See :class:`~mingus_engine.targets.base.PresentFile`."""
+        self._progress.cover(offset, data)
+        self._end = offset + len(data)
+
     def close(self) -> int:
         """See the protocol."""
         total = self._progress.complete()
         with translated(self._entry.path):
-            if self._end < self._entry.size:
+            if self._end < self._entry.size or os.fstat(self._descriptor).st_size != self._entry.size:
                 os.ftruncate(self._descriptor, self._entry.size)
             if self._owner is not None:
                 os.fchown(self._descriptor, *self._owner)

@@ -15,10 +15,10 @@ from mingus_engine.postgres import tablespace_map, wal_tablespaces
 from mingus_engine.postgres.backup_manifest import WalRange
 from mingus_engine.postgres.control_data import system_identifier
 from mingus_engine.targets import checksum, places
-from mingus_engine.targets.base import EntryKind, FileEntry, FileWriter, TargetFile
+from mingus_engine.targets.base import EntryKind, FileEntry, FileWriter, PresentFile, TargetFile
 from mingus_engine.targets.directory import DirectoryTarget
 from mingus_engine.targets.paths import shown, split, translated
-from mingus_engine.targets.postgres import configuration, layout, wal
+from mingus_engine.targets.postgres import configuration, layout, present, wal
 from mingus_engine.targets.postgres.held import DroppedWriter, HeldWriter
 from mingus_engine.targets.postgres.record import Record
 
@@ -37,6 +37,8 @@ class PostgresTarget:
     :param configuration_directory: where files from outside the data directory go; default: beside it, the name with
         ``.mingus-config`` appended. Made only when there are any.
     :param durable: ``finish`` returns when everything is on stable storage.
+    :param delta: the directories may hold this cluster, at any age, or a restore that was interrupted; no server may
+        run on it. What is equal stays, what is not of the snapshot is removed, and a failure leaves it to be mended.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class PostgresTarget:
         segment_bytes: int = 16 * 1024 * 1024,
         configuration_directory: Path | None = None,
         durable: bool = True,
+        delta: bool = False,
     ) -> None:
         self.root = root.absolute()
+        self._delta = delta
         self._version = version
         self._cluster_id = cluster_id
         self._segment_bytes = segment_bytes
@@ -65,9 +69,10 @@ class PostgresTarget:
             modes=lambda entry: 0o700 if entry.kind == EntryKind.DIRECTORY else 0o600,
             keep_directory_times=False,
             durable=durable,
+            delta=delta,
         )
         beside = configuration_directory or self.root.with_name(self.root.name + ".mingus-config")
-        self._outside = DirectoryTarget(beside, owner=owner, durable=durable)
+        self._outside = DirectoryTarget(beside, owner=owner, durable=durable, delta=delta)
         self._outside_taken = False
         self._lock = threading.Lock()
         self._record: Record | None = None
@@ -94,9 +99,16 @@ class PostgresTarget:
         :raises TargetError: as there; nothing was written.
         """
         places.require_apart([*self._tree.directories, self._outside.root])
-        places.inspect(self._outside.root, self._owner)
+        places.inspect(self._outside.root, self._owner, empty=not self._delta)
+        if self._delta:
+            present.inspect(self.root, self._tablespaces, self._cluster_id)
         self._tree.prepare(needed_bytes, needed_files)
         try:
+            if self._delta:
+                # From here on no server starts on it; old log would be replayed over the restored pages.
+                for name in (layout.CONTROL, b"pg_wal"):
+                    self._tree.clear(name)
+                self._tree.settle()
             for link in self._links:
                 self._tree.make_symlink(TargetFile(link, EntryKind.SYMLINK))
             for name in layout.wal_directories(self._version):
@@ -151,6 +163,20 @@ class PostgresTarget:
         self._require_known_tablespace(parts)
         return self._tree.open_file(entry, self._recorder().add)
 
+    def open_present(self, entry: FileEntry) -> PresentFile | None:
+        """A file that is there and may be mended; see ``targets.base``. Files of special treatment are written anew."""
+        parts = split(entry.path)
+        special = entry.path in layout.LEFT_OUT or entry.path in {layout.CONTROL, layout.MAP}
+        if not self._delta or special or parts[0] in {layout.OUTSIDE, layout.ORIGIN}:
+            return None
+        self._require_known_tablespace(parts)
+        return self._tree.open_present(entry, self._recorder().add)
+
+    @property
+    def removed(self) -> int:
+        """How many files and directories were removed because the snapshot has none of that name."""
+        return self._tree.removed
+
     def write_wal(self, files: Iterable[wal.WalFile], checkpoint: Callable[[], None] = lambda: None) -> tuple[int, int]:
         """Write segments, slices and histories into ``pg_wal``; see :func:`wal.write`."""
         return wal.write(self._tree, files, self._segment_bytes, checkpoint)
@@ -200,10 +226,12 @@ class PostgresTarget:
         self._recorder().add(entry, checksum.append(0, content))
         with translated(self.root):
             self._recorder().finish(wal_ranges)
+        self._tree.sweep()
         self._tree.settle()
         self._write(entry, content)
         self._tree.settle()
         if self._outside_taken:
+            self._outside.sweep()
             self._outside.finish()
         self._tree.unmark()
 

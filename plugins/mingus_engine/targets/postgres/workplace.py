@@ -77,7 +77,7 @@ def require_usable(data_directory: Path, work_dir: Path, account: Account | None
         if account is not None:
             for directory in (*data_directory.parents, work_dir, *work_dir.parents):
                 _require_passable(directory, account)
-        _require_unused(data_directory)
+        require_unused(data_directory)
 
 
 def neutralise(data_directory: Path, account: Account | None, *, signal_recovery: bool) -> None:
@@ -114,7 +114,8 @@ def remove_shared_memory(data_directory: Path) -> None:
         pid_file.unlink()
 
 
-def _require_unused(data_directory: Path) -> None:
+def require_unused(data_directory: Path) -> None:
+    """:raises TargetError: a server runs on it."""
     try:
         pid = int((data_directory / _PID_FILE).read_text(encoding="ascii").split("\n", 1)[0])
     except (OSError, ValueError):
