@@ -12,8 +12,9 @@ from mingus_engine.sources.postgres.link import LibpqLink
 from tests.integration import ledger
 from tests.integration.comparing import base_backup, difference, tree
 from tests.integration.conftest import QUIET, Install
+from tests.integration.test_rescue import rescue
 from tests.support import directories
-from tests.support.installation import FIRST, running
+from tests.support.installation import FIRST, SECOND, SOURCE, running
 from tests.support.postgres import PgCluster
 from tests.support.processes import unprivileged_user
 
@@ -57,6 +58,9 @@ def test_a_synthetic_full_is_what_pg_combinebackup_makes_but_for_the_visibility_
     assert all(line.endswith("_vm'") for line in differing), differing
     assert differing, "pg_combinebackup is right now: docs/adr/0005 can be looked at again"
     assert installation.verify("L4", FIRST).ok
+    installation.ship()
+    read = rescue(installation, "verify", SOURCE, MINGUS_ESCROW_KEY=installation.escrow[SECOND])
+    assert "good: " in read.stdout, "the rescue script reads increments too"
 
 
 def _without_summaries(cluster: PgCluster) -> None:

@@ -86,6 +86,20 @@ def _restored_and_started(ledger: Cli, pg15: PgCluster) -> None:
         assert cluster.start().value("SELECT count(*) > 0 FROM pg_roles") is True
 
 
+def test_an_incremental_backup_says_what_it_was_built_on_or_why_it_is_a_full(ledger: Cli) -> None:
+    first = ledger("backup", "ledger", "--incremental")
+    assert (first.code, "full because: there is no snapshot to build on" in first.err) == (0, True)
+    second = ledger("backup", "ledger", "--incremental")
+    assert second.code == 0, second.err
+    assert re.search(r"^kind +postgres incremental$", second.text, re.MULTILINE)
+    assert re.search(r"^built on +[0-9A-Z]{26}, by compared blocks, 1 since the full$", second.text, re.MULTILINE)
+    third = ledger("backup", "ledger", "--incremental", "--json").document
+    assert (third["kind"], third["depth"], third["reasons"]) == ("postgres incremental", 2, [])
+    assert third["bytes_reused"] > third["bytes_read"] * 0.9
+    assert ledger("backup", "ledger", "--full", "--json").document["kind"] == "postgres full"
+    assert ledger("backup", "ledger", "--full", "--incremental").code == 2
+
+
 def test_a_damaged_backup_is_refused_with_its_table(ledger: Cli) -> None:
     assert ledger("backup", "ledger").code == 0
     pack = max((ledger.directory / "one" / "packs").rglob("*.*"), key=lambda p: p.stat().st_size)
