@@ -226,7 +226,7 @@ def test_a_superuser_of_another_name_and_configuration_elsewhere_are_no_obstacle
             assert ledger.turnover(server, user="boss") == ledger.turnover(cluster, user="boss")
 
 
-@pytest.mark.parametrize(("major", "transport"), [(15, "local"), (18, "local"), (18, "replication")])
+@pytest.mark.parametrize(("major", "transport"), [(15, "local"), (15, "sql"), (18, "local"), (18, "replication")])
 def test_an_in_place_tablespace_and_a_database_without_connections_are_backed_up(
     major: int, transport: str, make_cluster: MakeCluster, install: Install, workspace: Path
 ) -> None:

@@ -75,6 +75,34 @@ def test_only_what_changed_is_sent(make_cluster: MakeCluster, install: Install, 
     assert wrong_files(installation, cluster, workspace / "after") == []
 
 
+def test_a_database_in_a_tablespace_is_known_by_its_place(make_cluster: MakeCluster, install: Install) -> None:
+    cluster = make_cluster(16, conf=QUIET)
+    cluster.create_tablespace("other")
+    cluster.execute("create database inside tablespace other")
+    cluster.execute(BIG, "vacuum freeze big", dbname="inside")
+    wait_until(
+        lambda: (
+            cluster.value(
+                "select extract(epoch from clock_timestamp() - (pg_stat_file('pg_tblspc/' || oid || '/PG_16_202307071/'"
+                " || (select oid from pg_database where datname = 'inside') || '/PG_VERSION')).change)"
+                " from pg_tablespace where spcname = 'other'"
+            )
+            > 3
+        ),
+        "it is old enough",
+    )
+    installation = install(cluster, transport="sql")
+    full = installation.back_up()
+    report = installation.back_up(incremental=True)
+    assert report.bytes_received is not None
+    assert full.bytes_received is not None
+    assert report.bytes_received < full.bytes_received / 50
+    cluster.execute("alter database inside set tablespace pg_default", "alter database inside set tablespace other")
+    moved = installation.back_up(incremental=True)
+    assert moved.bytes_received is not None
+    assert moved.bytes_received > full.bytes_received / 3, "its files were made anew, so they are read"
+
+
 def test_pages_without_a_position_are_sent_once(make_cluster: MakeCluster, install: Install, workspace: Path) -> None:
     """Filled under `wal_level = minimal`, and GiST indexes: LSNs 0 and 1, which are no positions."""
     cluster = make_cluster(15, start=False, conf=QUIET)

@@ -13,7 +13,8 @@ from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.errors import BackupBroken, MingusError, SourceUnsupported
 from mingus_engine.settings import SourceSettings
 from mingus_engine.sources.base import Item
-from mingus_engine.sources.postgres import open_backup
+from mingus_engine.sources.postgres import open_backup, sql_links
+from mingus_engine.sources.postgres.link import LibpqLink
 from mingus_engine.sources.postgres.sql_links import DataLinks
 from mingus_engine.sources.postgres.sql_small import SMALL_BYTES
 from tests.mingus_engine.sources.postgres.collecting import WalThread, collect, connection, leftovers, source, started
@@ -157,6 +158,15 @@ def test_one_data_connection_that_is_cut_breaks_the_backup(cluster: PgCluster) -
         collect(plain(cluster), before_item=strike)
     assert caught.value.transient
     wait_until(lambda: not leftovers(cluster), "nothing is left")
+
+
+def test_a_link_that_only_libpq_can_read_serves_as_well(cluster: PgCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with TLS."""
+    monkeypatch.setattr(sql_links, "take_over", LibpqLink)
+    (cluster.data_directory / "note").write_bytes(b"x" * (SLAB_BYTES + 9))
+    got = collect(plain(cluster))
+    assert got.contents[b"note"] == b"x" * (SLAB_BYTES + 9)
+    assert got.wal_start <= got.start_lsn < got.stop_lsn <= got.wal_start + len(got.wal)
 
 
 def test_no_snapshot_is_held_while_files_are_read(cluster: PgCluster) -> None:
