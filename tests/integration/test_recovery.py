@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mingus_engine import lsn as lsns
-from mingus_engine.errors import NotRestorable, SettingsError, TargetError
+from mingus_engine.errors import Damaged, NotRestorable, SettingsError, TargetError
 from mingus_engine.jobs import recovery_target
 from mingus_engine.jobs.archive_wal import archive_wal
 from mingus_engine.jobs.verify import VerificationRefuted
@@ -281,6 +281,33 @@ def test_a_missing_segment_stops_every_recovery_across_it(
     with running(workspace, workspace / "data", cluster) as server:
         wait_until(lambda: not server.value("select pg_is_in_recovery()"), "promoted")
         assert shown(server) == before.n
+
+
+def test_a_damaged_container_on_the_way_is_named_and_nothing_stays(
+    make_cluster: Callable[..., PgCluster], install: Install, workspace: Path
+) -> None:
+    cluster = make_cluster(15, wal_segment_mib=1)
+    journal = Journal(7)
+    journal.prepare(cluster)
+    keep_wal(cluster)
+    installation = install(cluster)
+    installation.back_up()
+    for _ in range(3):
+        journal.write(cluster, 5)
+        cluster.value("select pg_switch_wal()")
+    drain(installation)
+    at = lsns.segment_start(journal.entries[7].lsn_behind, 1 << 20)
+    (path,) = [path for path in installation.files(below="logs") if f"/{at:016X}-" in str(path)]
+    raw = bytearray(path.read_bytes())
+    raw[200] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(Damaged, match=f"{at:016X}-"):
+        installation.restore(workspace / "data", to="latest")
+    assert not (workspace / "data").exists()
+    with pytest.raises(VerificationRefuted, match=f"L3 restore: .*{at:016X}-"):
+        installation.verify(None, to="latest")
+    # It is the log that is bad: the snapshot still opens its window, and restores to what lies before.
+    assert installation.verify(None, to=f"xid:{journal.entries[2].xid}").ok
 
 
 @pytest.mark.soak

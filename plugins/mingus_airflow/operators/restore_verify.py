@@ -61,7 +61,7 @@ class RestoreVerifyOperator(EngineOperator):
                 repository=self.repository or wanted.repository or settings.chain(self.source)[-1],
                 snapshot=snapshot_id(self.snapshot),
                 level=self.level or ("L4" if self.target else wanted.level),
-                to=self.target or None,
+                **({"to": self.target} if self.target else {}),
                 context=context,
             )
         except VerificationFailed as error:

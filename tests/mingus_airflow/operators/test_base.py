@@ -115,6 +115,13 @@ def test_repository_and_level_can_be_chosen_and_empty_means_not_chosen(engine: F
     ]
 
 
+def test_a_recovery_target_is_verified_by_a_server_whatever_the_level_of_the_source(engine: FakeEngine) -> None:
+    execute(RestoreVerifyOperator(task_id="t", source="ledger", target="random:7"))
+    assert engine.calls == [
+        ("verify", "ledger", {"repository": "vault", "snapshot": None, "level": "L4", "to": "random:7"})
+    ]
+
+
 def test_a_failed_verification_fails_the_task_at_once(engine: FakeEngine) -> None:
     def fail(settings: Settings, job: JobContext) -> None:
         raise VerificationFailed("2 of 9 checks failed")
