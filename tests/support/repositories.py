@@ -259,8 +259,6 @@ def store_tree(
     table = RunTable([run.run])
     entries = EntrySorter(table, made.spool)
     blocks = resume.stored_blocks(run)
-    for dead in blocks.run_keys:
-        table.index(dead)
     with closing(blocks), closing(entries):
         pipeline = Pipeline(run, entries, table, blocks, JobContext(cancel=threading.Event()), parent=parent)
         pipeline.process(tree.items(), workers)

@@ -140,8 +140,6 @@ class _BackUp:
         context, run = self._context, self._run
         blocks = resume.stored_blocks(run, since=utc_now() - timedelta(days=self._source.full_every_days))
         stack.callback(blocks.close)
-        for dead in blocks.run_keys:
-            self._table.index(dead)
         entries = EntrySorter(self._table, self._settings.spool_path)
         stack.callback(entries.close)
 

@@ -76,6 +76,10 @@ class Storing:
 
     def __init__(self, run: WriteRun, table: RunTable, blocks: StoredBlocks, parent: ParentSnapshot | None) -> None:
         self._run, self._table, self._blocks, self._parent = run, table, blocks, parent
+        # Now, by one thread: two that gave a number to a run at once could give the same one.
+        for known in (blocks.run_keys, parent.run_keys if parent is not None else {}):
+            for other in known:
+                table.index(other)
         self._lock = threading.Lock()
         self.adopted: dict[PackRef, bytes] = {}
         self.live: Counter[tuple[str, int]] = Counter()

@@ -17,6 +17,7 @@ from mingus_engine.errors import ParentDamaged, SourceError
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.entry_sorter import EntrySorter
 from mingus_engine.jobs.pipeline import Pipeline
+from mingus_engine.jobs.storing import Storing
 from mingus_engine.repository import resume
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.parent import ParentSnapshot
@@ -240,6 +241,22 @@ def test_a_dead_increment_is_resumed_on_top_of_its_parent(made: MadeRepository) 
     again = on(made, first, new)
     assert statistics(made, again)["reused_bytes"] == 30 * BLOCK
     assert {p.run for p in again.packs} == {first.run, dead.run, again.run}
+
+
+def test_every_run_has_its_number_before_threads_ask_for_it(made: MadeRepository) -> None:
+    """A run table is not made for several threads: two runs could get one number, and the backup would be broken."""
+    old = MadeSource(files={b"f%d" % i: noise(10 * BLOCK, i) for i in range(3)})
+    first = support.backed_up(made, old)
+    changed_once = MadeSource(files={**old.files, b"f1": noise(10 * BLOCK, "else")})
+    second = on(made, first, changed_once)
+    with closing(support.begin(made)) as dead:
+        support.store_tree(made, dead, MadeSource(files={b"g": noise(BLOCK, 9)}))
+    with ExitStack() as stack:
+        run = stack.enter_context(closing(support.begin(made)))
+        blocks = stack.enter_context(closing(resume.stored_blocks(run)))
+        table = RunTable([run.run])
+        Storing(run, table, blocks, parent_of(made, second))
+        assert {table.run(i, "table") for i in range(len(table))} == {run.run, dead.run, first.run, second.run}
 
 
 def test_a_parent_that_is_damaged_ends_the_backup_and_says_so(made: MadeRepository) -> None:
