@@ -57,13 +57,20 @@ def full_label(label: bytes, parent: Parent) -> bytes:
 
     :raises BackupBroken: it is an increment of another backup, or of none.
     """
+    said: dict[bytes, bytes] = {}
+    kept = []
+    for line in label.splitlines(keepends=True):
+        begin = next((b for b in (_FROM_LSN, _FROM_TIMELINE) if line.startswith(b)), None)
+        if begin is None:
+            kept.append(line)
+        else:
+            said[begin] = line.removeprefix(begin).strip()
     facts = parent.facts
-    expected = {
-        _FROM_LSN + str(facts["start_lsn"]).encode() + b"\n",
-        _FROM_TIMELINE + str(facts["timeline"]).encode() + b"\n",
-    }
-    lines = label.splitlines(keepends=True)
-    said = {line for line in lines if line.startswith((_FROM_LSN, _FROM_TIMELINE))}
-    if said != expected:
-        raise BackupBroken(f"the server's backup_label says {b''.join(sorted(said))!r}, not {sorted(expected)!r}")
-    return b"".join(line for line in lines if line not in said)
+    try:
+        # As numbers: versions differ in how many digits of an LSN they write.
+        found = lsns.parse(said[_FROM_LSN].decode("ascii")), int(said[_FROM_TIMELINE])
+    except (KeyError, ValueError):
+        raise BackupBroken(f"the server's backup_label does not say what it is an increment of: {said!r}") from None
+    if found != (lsns.parse(str(facts["start_lsn"])), facts["timeline"]):
+        raise BackupBroken(f"the server's backup_label says {said!r}: it is no increment of {parent.snapshot}")
+    return b"".join(kept)
