@@ -99,6 +99,24 @@ def test_an_interrupted_delta_cannot_be_started_and_goes_on(
         assert ledger.turnover(server) == ledger.turnover(cluster)
 
 
+def test_two_restores_into_one_directory_do_not_mix(backed_up: tuple[Installation, PgCluster], workspace: Path) -> None:
+    installation, cluster = backed_up
+    target, spaces = workspace / "data", _spaces(cluster, workspace / "space")
+    refusals: list[str] = []
+
+    def join(progress: object) -> None:
+        if not refusals:  # two threads may come here at once
+            with pytest.raises(TargetError, match="another restore is writing") as refused:
+                installation.restore(target, tablespace_map=spaces, delta=True)
+            refusals.append(str(refused.value))
+
+    installation.restore(target, tablespace_map=spaces, on_progress=join)
+    assert refusals
+    installation.restore(target, tablespace_map=spaces, delta=True)
+    with running(workspace, target, cluster) as server:
+        assert ledger.turnover(server) == ledger.turnover(cluster)
+
+
 def test_a_delta_goes_to_a_moment_too(backed_up: tuple[Installation, PgCluster], workspace: Path) -> None:
     installation, cluster = backed_up
     journal = Journal()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -98,6 +99,7 @@ class Place:
             with translated(path):
                 self._make(path, owner)
                 self.descriptor = os.open(path, DIRECTORY_FLAGS)
+                self._lock()
                 self._identity = os.fstat(self.descriptor)
                 if not self._made:
                     self._before = self._identity
@@ -144,6 +146,20 @@ class Place:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    def _lock(self) -> None:
+        """Let no other restore in as long as this one lives; where the file system has no locks, the mark must do.
+
+        :raises TargetError: another one is at work.
+        """
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TargetError(
+                f"target {shown(self.path)}: another restore is writing into it", hint="wait for its end"
+            ) from None
+        except OSError:
+            return
 
     def _make(self, path: Path, owner: tuple[int, int] | None) -> None:
         missing = [path]
