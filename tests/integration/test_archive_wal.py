@@ -11,7 +11,8 @@ import pytest
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import LogDiverged, MingusError, StoreUnreachable
 from mingus_engine.jobs.archive_wal import refuse_incomplete
-from mingus_engine.repository import logs, records
+from mingus_engine.jobs.stored_wal import StoredWal
+from mingus_engine.repository import logs, records, state
 from mingus_engine.settings import Settings
 from mingus_engine.store.faulty import Fault
 from tests.integration.archives import compare, declared_gaps, index_of, system_id, write_wal
@@ -101,6 +102,12 @@ def test_an_idle_server_is_archived_up_to_now_without_a_marker(make_cluster: Mak
             containers.append(len(index_of(mingus).timeline(system_id(cluster), 1).logs))
         assert samples == sorted(set(samples))
         assert containers[0] < containers[2]  # the newer sample is stored, too
+        with mingus.opened() as repository:
+            wal = StoredWal(repository, SOURCE, state.look(repository, SOURCE))
+            ((start, end),) = index_of(mingus).timeline(system_id(cluster), 1).stretches()
+            newest = wal.newest_sample(wal.path(system_id(cluster), 1, 16 * MIB), start, end)
+        assert newest is not None
+        assert newest.at.isoformat() == samples[-1]
         changed(mingus, idle_sample_s=3600.0)
         mingus.archive_wal()
         assert len(index_of(mingus).timeline(system_id(cluster), 1).logs) == containers[2]

@@ -151,10 +151,13 @@ def test_a_repository_that_is_away_for_a_while_costs_nothing(make_cluster: MakeC
         assert declared_gaps(mingus) == []
 
 
-def test_an_idle_server_is_known_to_be_archived_up_to_now(make_cluster: MakeCluster, workspace: Path) -> None:
+@pytest.mark.parametrize("canary", [True, False])
+def test_an_idle_server_is_known_to_be_archived_up_to_now(
+    make_cluster: MakeCluster, workspace: Path, canary: bool
+) -> None:
     cluster = make_cluster(16)
     with Installation.make(workspace / "m", cluster) as mingus:
-        changed(mingus, slice_interval_s=0.1, idle_sample_s=0.5)
+        changed(mingus, slice_interval_s=0.1, idle_sample_s=0.5, canary=canary)
         cluster.execute("checkpoint")
         context, seen = mingus.context(cancel=threading.Event()), []
 

@@ -118,7 +118,18 @@ class StoredWal:
 
     def newest_sample(self, path: WalPath, start: int, end: int) -> Sample | None:
         """The newest sample at or below *end*; ``None`` = unknown. *start* to *end* must be covered."""
-        return self._sample_in(path.pieces(start, end), end)
+        pieces = path.pieces(start, end)
+        found = self._sample_in(pieces, end)
+        # While nothing is written, an archiver stores the end again with a newer sample, each time a little longer.
+        last = pieces[-1].log.name
+        system_id, timeline, _ = last.lineage.split("/")
+        again = [
+            log
+            for log in self.index.timeline(int(system_id), int(timeline)).logs
+            if log.name.end == last.end <= end and log.name.start > last.start
+        ]
+        newer = [self.sample(log) for log in again[:_SAMPLES_LOOKED_AT] if log.name.start == again[0].name.start]
+        return max((s for s in (found, *newer) if s is not None and s.flush <= end), key=lambda s: s.at, default=None)
 
     def sample_before(self, path: WalPath, start: int, end: int, moment: datetime) -> Sample | None:
         """The newest sample not after *moment*: nothing below its LSN was committed later. ``None`` = unknown."""

@@ -27,7 +27,7 @@ from mingus_engine.errors import (
     SourceUnsupported,
     StoreError,
 )
-from mingus_engine.jobs import places
+from mingus_engine.jobs import places, wal_canary
 from mingus_engine.jobs.archive_wal import catch_up
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.wal_segments import SegmentStore
@@ -228,7 +228,13 @@ class _Service:
     def _slice(self, server: WalSource, session: Session, store: SegmentStore) -> None:
         sample = server.sample()
         store.sampled(sample)
-        if not store.slice() and session.idle_for_us(sample) >= self._source.wal.idle_sample_s * 1e6:
+        wal = self._source.wal
+        if (
+            not store.slice()
+            and session.idle_for_us(sample) >= wal.idle_sample_s * 1e6
+            # A marker is log like any other: its slice brings the newer sample into every repository.
+            and (server.standby or not wal.canary or wal_canary.write(server, self._context) is None)
+        ):
             store.refresh()
         self._in_a_row = 0
         if time.monotonic() < self._status_due:

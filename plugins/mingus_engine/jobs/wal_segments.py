@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,20 @@ from mingus_engine.sources.postgres.archiving import Sample
 _SAMPLES_MAX = 16
 # Of what was stored so much is remembered, to store it once more with a newer sample while nothing new comes.
 _REMEMBERED_BYTES = 4096
+_REFRESH_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Tail:
-    """The last bytes of what is stored, which the server must send again as they are."""
+    """The last bytes of what is stored, which the server must send again as they are.
+
+    :param refreshed: from here to its end it was stored once more with the newest sample; 0 = it was not.
+    """
 
     start: int
     data: bytes
     name: str = ""
+    refreshed: int = 0
 
     @property
     def end(self) -> int:
@@ -137,14 +142,18 @@ class SegmentStore:
         return True
 
     def refresh(self) -> bool:
-        """Store the end of the log once more for a newer sample, where nothing new comes; whether that was possible."""
+        """Store the end of the log once more for a newer sample, where nothing new comes; whether that was possible.
+
+        Each time a little more of it: so a listing tells which is the newest, and that the others are not needed.
+        """
         tail = self._tail
         if self.position != self.stored_to or tail is None or tail.end != self.stored_to or not self._samples:
             return False
-        start = max(tail.start, lsns.segment_start(tail.end - 1, self._to.segment_bytes))
+        start = max(tail.start, (tail.refreshed or tail.end) - _REFRESH_BYTES)
         with closing(self._to.writer(self._timeline, start)) as part:
             part.append(tail.data[start - tail.start :])
             self._put(part, even_if_there=True)
+        self._tail = replace(tail, refreshed=start)
         return True
 
     def close(self) -> None:

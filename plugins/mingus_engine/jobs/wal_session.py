@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import LogDiverged, SourceBusy, SourceError
@@ -19,7 +19,7 @@ from mingus_engine.jobs.wal_position import Gap, Position, position
 from mingus_engine.jobs.wal_segments import Destination, SegmentStore, Tail
 from mingus_engine.postgres import timelines
 from mingus_engine.repository import log_index, logs, records
-from mingus_engine.repository.log_index import LogIndex, StoredLog
+from mingus_engine.repository.log_index import LogIndex
 from mingus_engine.repository.writer import UNUSABLE, WriteRun
 from mingus_engine.settings import Settings
 from mingus_engine.sources.base import TimelineHistory
@@ -236,28 +236,28 @@ class Session:
             self._server.receiver.confirm(end - 1)
 
     def _read_tail(self, index: LogIndex, at: Position) -> set[str]:
-        """Read the end of what is stored before *at*; the names of containers that would hold it and cannot be read."""
+        """Read the end of what is stored before *at*; the name of a container that would hold it and cannot be read."""
         self._tails.pop(at, None)
         if at.begins:
             return set()
-        bad = set()
         stored = index.timeline(self._server.system_id, at.timeline).logs
-        for log in sorted((g for g in stored if g.name.end == at.stored_to), key=lambda g: -g.name.start):
+        # The longest comes first; of those that only repeat its end for a newer sample the longest is the newest.
+        for log in (log for log in stored if log.name.end == at.stored_to):
             try:
-                reader = self._reader(log)
+                reader = logs.LogReader(
+                    self._run.repository, self._run.source, logs.reference(self._run.repository, *log)
+                )
                 directory, (start, data) = reader.directory(), reader.tail()
             except UNUSABLE as error:
                 self._context.log(f"warning: stored log cannot be read, it is stored again: {error.message}")
-                bad.add(str(log.name))
-                continue
+                return {str(log.name)}
             if directory.flush <= log.name.end and directory.server_clock_us > self.stored_sample.clock_us:
                 self.stored_sample = Sample(directory.server_clock_us, directory.flush)
-            self._tails[at] = Tail(start, data, str(log.name))
-            return set()
-        return bad
-
-    def _reader(self, log: StoredLog) -> logs.LogReader:
-        return logs.LogReader(self._run.repository, self._run.source, logs.reference(self._run.repository, *log))
+            tail = self._tails.setdefault(at, Tail(start, data, str(log.name)))
+            if log.name.start >= tail.start and str(log.name) != tail.name:
+                self._tails[at] = replace(tail, refreshed=log.name.start)
+                break
+        return set()
 
     # -- what the caller asks for -------------------------------------------------------------------------------------
 
