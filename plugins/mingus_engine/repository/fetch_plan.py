@@ -38,6 +38,11 @@ class Batch:
     read_of: Sequence[int]
     uses: Sequence[int]
 
+    @property
+    def read_bytes(self) -> int:
+        """Of all reads together."""
+        return sum(read.end - read.start for read in self.reads)
+
 
 def batches(extents: Iterable[Extent], max_bytes: int = bounds.FETCH_BATCH_BYTES) -> Iterator[Batch]:
     """*extents* in order, cut where their blobs are more than *max_bytes*.

@@ -33,10 +33,8 @@ from mingus_engine.repository.packs import PackRef, pack_key
 from mingus_engine.repository.prefetch import Prefetcher, Range
 from mingus_engine.repository.repository import Repository
 
-# Shards and maps of large files: so many are asked for while the one before is worked on ...
+# Shards and maps of large files: so many are asked for while the one before is worked on.
 _LOOK_AHEAD = 3
-# ... and batches of a large file.
-_BATCHES_AHEAD = 1
 # Opened blobs that neighbouring extents share, or take turns with: of a native increment, most are the parent's.
 _OPENED_MAX_BYTES = 8 * bounds.MIB
 # Small files, which lie beside each other in packs: some MiB together.
@@ -116,7 +114,7 @@ class SnapshotReader:
         what = file.entry.path.decode("utf-8", "replace")
         planned = self._planned(file, what)
         if file.entry.maps:  # else they were expected, if they were, with the files beside
-            planned = self._ahead(planned, lambda p: self._batch_ranges(p.batch, p.table, what), _BATCHES_AHEAD)
+            planned = self._planned_ahead(planned, what)
         expected = 0
         checker: _BlockChecker | None = None
         for first, batch, table, hashes in planned:
@@ -135,6 +133,25 @@ class SnapshotReader:
             checker.finish()
         if expected != file.entry.size:
             raise Damaged(f"{what}: extents cover {expected} of {file.entry.size} bytes")
+
+    def _planned_ahead(self, planned: Iterator[_Planned], what: str) -> Iterator[_Planned]:
+        """*planned* in groups across spans, each asked for as a whole while the one before is worked on."""
+
+        def groups() -> Iterator[list[_Planned]]:
+            group: list[_Planned] = []
+            for p in planned:
+                group.append(p)
+                if sum(g.batch.read_bytes for g in group) >= self._prefetcher.batch_bytes:
+                    yield group
+                    group = []
+            yield group
+
+        def ranges(group: list[_Planned]) -> Iterator[Range]:
+            for p in group:
+                yield from self._batch_ranges(p.batch, p.table, what)
+
+        for group in self._ahead(groups(), ranges, 1):
+            yield from group
 
     def _planned(self, file: TabledEntry, what: str) -> Iterator[_Planned]:
         """The batches of *file*; of a span without any, an empty one."""

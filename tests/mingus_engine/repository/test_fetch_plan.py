@@ -18,7 +18,7 @@ def check(found: list[Batch], extents: list[Extent], max_bytes: int) -> None:
     for batch in found:
         blobs = {(e.pack, e.position): e.sealed_bytes for e in batch.extents if not e.hole}
         assert sum(blobs.values()) <= max(max_bytes, max(blobs.values(), default=0))
-        assert sum(r.end - r.start for r in batch.reads) <= 2 * sum(blobs.values())
+        assert batch.read_bytes <= 2 * sum(blobs.values())
         for e, number in zip(batch.extents, batch.read_of, strict=True):
             if e.hole:
                 assert number == -1
