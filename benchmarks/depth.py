@@ -41,7 +41,7 @@ class Distant:
 
     def prepare(self) -> None:
         """The server, and settings that name it."""
-        server = self._server.enter_context(rclone_server(self.origin.home, "--copy-links"))
+        server = self._server.enter_context(rclone_server(self.origin.home, "--copy-links", "--etag-hash="))
         (server.directory / "repository").symlink_to(self.origin.home / "repository")
         repository = {
             "name": "primary",
