@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks import cluster as clusters
 from benchmarks import places, report
+from benchmarks.archive import ARCHIVE
 from benchmarks.contenders import Bench
 from benchmarks.depth import DEPTH
 from benchmarks.full import FULL
@@ -27,7 +28,7 @@ from tests.support import directories
 
 ROOT = Path(__file__).resolve().parent.parent
 _QUICK_GB = 0.5
-SUITES = {suite.name: suite for suite in (FULL, INCREMENTAL, NATIVE, SQL, DEPTH)}
+SUITES = {suite.name: suite for suite in (FULL, INCREMENTAL, NATIVE, SQL, DEPTH, ARCHIVE)}
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

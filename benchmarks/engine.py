@@ -17,6 +17,7 @@ import os
 import re
 import runpy
 import sys
+import sysconfig
 import time
 import types
 from pathlib import Path
@@ -44,11 +45,30 @@ def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
         from mingus_engine.jobs.back_up import back_up
 
         return back_up(loaded, arguments[0], context=context, incremental=arguments[1] == "incremental").as_dict()
+    if verb == "archive":
+        from mingus_engine.jobs.archive_wal import archive_wal
+
+        return archive_wal(loaded, arguments[0], context=context, canary=False).as_dict()
     from mingus_engine.jobs.restore import restore
 
-    if len(arguments) > 2:
+    if len(arguments) > 2 and int(arguments[2]):
         _delay_requests(int(arguments[2]) / 1000)
-    return restore(loaded, arguments[0], directory=Path(arguments[1]), context=context).as_dict()
+    recovery: dict[str, Any] = {}
+    if arguments[3:]:
+        _let_the_server_run_python()
+        recovery = {"to": arguments[3], "wal": "fetch", "settings_file": Path(settings_file)}
+    return restore(loaded, arguments[0], directory=Path(arguments[1]), context=context, **recovery).as_dict()
+
+
+def _let_the_server_run_python() -> None:
+    """The server's user runs ``wal fetch``: by the system's Python where this one lies in a closed directory."""
+    from mingus_engine.jobs import fetch_wal
+
+    if os.access(sys.executable, os.X_OK):
+        return
+    paths = os.pathsep.join([str(fetch_wal._package()), sysconfig.get_path("purelib")])
+    fetch_wal.sys = types.SimpleNamespace(executable=f"/usr/bin/python3.{sys.version_info.minor}")  # type: ignore[assignment]
+    fetch_wal._package = lambda: paths  # type: ignore[assignment,return-value]
 
 
 def _delay_requests(seconds: float) -> None:

@@ -15,6 +15,7 @@ QUANTITIES: dict[str, Quantity] = {
     "stored": lambda s: float(s.stored_bytes or 0),
     "memory": lambda s: float(s.own_mib or 0),
     "whole memory": lambda s: s.cost.peak_mib,
+    "seconds a GB": lambda s: s.cost.wall_s / max(1, s.wire_bytes or 1) * 1e9,
     "wire": lambda s: float(s.wire_bytes or 0),
 }
 

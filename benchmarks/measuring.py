@@ -69,7 +69,7 @@ def measure(
     line = processes.as_user(command, user, "KILL")
     # Only what a program needs: another program's configuration in the environment would change what is measured.
     environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "LC_ALL": "C.UTF-8", **(env or {})}
-    busy, served = _machine_s(), _server_s(server_pid)
+    busy, served = _machine_s(), server_s(server_pid)
     started = time.monotonic()
     process = subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=cwd, text=True
@@ -95,7 +95,7 @@ def measure(
     if process.returncode:
         shown = " ".join(map(str, command))
         raise CommandFailed(f"{shown}\nended with {process.returncode}\n{output[-2000:]}\n{errors[0][-4000:]}")
-    client, server = usage.ru_utime + usage.ru_stime, _server_s(server_pid) - served
+    client, server = usage.ru_utime + usage.ru_stime, server_s(server_pid) - served
     others = _machine_s() - busy - client - server
     return Outcome(Cost(wall, client, server, max(0.0, others), memory.peak_kib / 1024), output)
 
@@ -143,7 +143,8 @@ def _peak_kib(pid: int) -> int:
     return int(found[1]) if found else 0
 
 
-def _server_s(pid: int | None) -> float:
+def server_s(pid: int | None) -> float:
+    """CPU time so far of a postmaster and of all its children, ended or running."""
     if pid is None:
         return 0.0
     own = _times(pid)

@@ -22,8 +22,14 @@ CPU seconds are of the program, all processes it started, and the PostgreSQL ser
 (see `benchmarks/measuring.py`). Memory is the sum of the program's processes at its peak, interpreter and libraries
 included; *engine over its imports* subtracts a process that imports the same modules. What else differs between the
 contenders, and in whose favour, is said in `benchmarks/contenders.py`."""
-_VERBS = ("back up", "increment", "restore")
-_COLOURS = {"mingus": "#1f6f8b", "pgbackrest": "#c8553d", "restic": "#8d99ae"}
+_VERBS = ("back up", "increment", "restore", "receive", "replay")
+_COLOURS = {
+    "cp": "#8d99ae",
+    "pg_receivewal,": "#8d99ae",
+    "mingus": "#1f6f8b",
+    "pgbackrest": "#c8553d",
+    "restic": "#8d99ae",
+}
 
 
 def facts(*, place: str, rounds: int, nice: int, cluster: str, size: int) -> dict[str, object]:
@@ -141,7 +147,7 @@ def _contender_row(samples: Sequence[Sample], name: str, verb: str) -> str:
         _spread([s.cost.cpu_s for s in found], 2),
         f"{median(s.cost.server_s for s in found):.2f}",
         f"{max(s.cost.peak_mib for s in found):.0f}",
-        f"{median(s.stored_bytes or 0 for s in found) / 1e6:.1f}" if verb != "restore" else "",
+        f"{median(s.stored_bytes or 0 for s in found) / 1e6:.1f}" if verb in ("back up", "increment") else "",
         f"{median(s.cost.others_s for s in found):.1f}",
     ]
     return f"| {' | '.join(cells)} |"
@@ -180,7 +186,7 @@ def _plot(suite: Suite, path: Path, known: dict[str, object], samples: Sequence[
     for axis, verb in zip(axes[:, 0], shown, strict=True):
         for at, name in enumerate(reversed(names[verb])):
             found = of(samples, name, verb)
-            colour = _COLOURS[name.split()[0]]
+            colour = _COLOURS.get(name.split(",")[0].split()[0], "#8d99ae")
             walls = sorted(s.cost.wall_s for s in found)
             middle = median(walls)
             axis.barh(at + 0.18, middle, 0.36, color=colour, xerr=[[middle - walls[0]], [walls[-1] - middle]])
