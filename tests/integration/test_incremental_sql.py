@@ -284,3 +284,32 @@ def test_a_relation_under_the_number_of_a_dropped_one_is_read(
     installation.restore(place / "restored", tablespace_map=spaces)
     wrong = difference(tree(place / "restored"), independent)
     assert wrong == ([f"differs {first['made_p'].encode()!r}"] if believed else [])
+
+
+def test_increments_of_a_standby_without_a_slot(make_cluster: MakeCluster, install: Install, workspace: Path) -> None:
+    primary = make_cluster(16, conf=QUIET)
+    primary.create_role("bk", execute=BACKUP_FUNCTIONS)
+    primary.execute(BIG, "create index on big (g)", "vacuum freeze big")
+
+    def caught_up() -> None:
+        primary.execute("checkpoint")
+        flush = primary.flush_lsn()
+        wait_until(lambda: standby.value("select pg_last_wal_replay_lsn() >= %s::pg_lsn", flush), "it was replayed")
+
+    with PgCluster.standby_of(primary, primary.data_directory.parent / "standby") as standby:
+        standby.passwords = primary.passwords
+        standby.start()
+        caught_up()
+        older_than_a_backup(standby)
+        installation = install(standby, transport="sql", tcp_user="bk")
+        full = installation.back_up()
+        for number in range(2):
+            primary.execute(SOME, f"create table t{number} as select g from generate_series(1, 9000) g", "vacuum big")
+            caught_up()
+            report = installation.back_up(incremental=True)
+            assert report.method == BY_LSN
+            assert (report.bytes_received or 0) < (full.bytes_received or 0)
+            wrong = wrong_files(installation, standby, workspace / f"at{number}")
+            assert wrong == ["missing b'standby.signal'"], "a restore is no standby"
+        standby.promote()
+        assert installation.back_up(incremental=True).kind == "postgres full", "another timeline"
