@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -313,3 +314,56 @@ def test_increments_of_a_standby_without_a_slot(make_cluster: MakeCluster, insta
             assert wrong == ["missing b'standby.signal'"], "a restore is no standby"
         standby.promote()
         assert installation.back_up(incremental=True).kind == "postgres full", "another timeline"
+
+
+#: What may happen to a database between two backups; ``{n}`` is a number that was not used before.
+_DEEDS = (
+    "update q set p = point(p[0] + 1, p[1]) where random() < 0.02",
+    "delete from q where random() < 0.05",
+    "insert into q select point(g, g), md5(g::text) from generate_series(1, 3000) g",
+    "reindex index q_p",
+    "vacuum full q",
+    "vacuum q",
+    "select count(*) from q",
+    "vacuum (truncate) pgbench_history",
+    "create table x{n} as select g, repeat('x', 200) from generate_series(1, 20000) g",
+    "create database d{n} strategy file_copy",
+    "create database d{n} strategy wal_log",
+    "checkpoint",
+)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(6))
+def test_a_long_chain_under_any_load_ends_at_the_bytes_of_the_server(
+    seed: int, make_cluster: MakeCluster, install: Install, workspace: Path
+) -> None:
+    """Every page that was wrongly taken over would stay wrong: nothing reads it again."""
+    rng = random.Random(seed)
+    major, checksums = (15, 16, 18)[seed % 3], seed < 3
+    conf = {"autovacuum_naptime": "1s", "checkpoint_timeout": "30s", "shared_buffers": "4MB", "wal_log_hints": "on"}
+    cluster = make_cluster(major, checksums=checksums, conf=conf)
+    cluster.pgbench_init(4)
+    cluster.execute(
+        "create table q as select point(g, g) p, md5(g::text) t from generate_series(1, 30000) g",
+        "create index q_p on q using gist (p)",
+        "create index on q (t)",
+    )
+    older_than_a_backup(cluster)
+    installation = install(cluster, transport="sql")
+    installation.back_up()
+    for round_ in range(4):
+        with cluster.pgbench(clients=3):
+            for step in range(4):
+                cluster.execute(rng.choice(_DEEDS).format(n=10 * round_ + step))
+                if step % 2:
+                    assert installation.back_up(incremental=True).method == BY_LSN
+        cluster.execute("alter system set autovacuum = off", "alter system set bgwriter_lru_maxpages = 0")
+        cluster.reload()
+        workers = "select count(*) from pg_stat_activity where backend_type like 'autovacuum%'"
+        wait_until(lambda: not cluster.value(workers), "autovacuum has ended")  # noqa: B023
+        cluster.execute("checkpoint")
+        assert installation.back_up(incremental=True).method == BY_LSN
+        assert wrong_files(installation, cluster, workspace / f"after{round_}") == []
+        cluster.execute("alter system reset autovacuum", "alter system reset bgwriter_lru_maxpages")
+        cluster.reload()
