@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.integration.conftest import QUIET, Install
 from tests.support import directories
 from tests.support.directories import give_tree
 from tests.support.installation import SECOND, Installation
+from tests.support.pg_versions import PgVersion
 from tests.support.postgres import BACKUP_FUNCTIONS, PgCluster
 from tests.support.processes import unprivileged_user, wait_until
 
@@ -30,6 +32,12 @@ BY_LSN = "page LSNs and digests on the server"
 BY_DIGEST = "digests on the server"
 BIG = "create table big as select g, repeat(md5(g::text), 8) t from generate_series(1, 60000) g"
 SOME = "update big set g = g + 1 where g % 100 = 0"
+
+
+@pytest.fixture(scope="module")
+def quiet(pg_versions: dict[int, PgVersion], module_directory: Path) -> Iterator[PgCluster]:
+    with PgCluster.create(pg_versions[15], module_directory / "quiet", conf=QUIET) as cluster:
+        yield cluster.start()
 
 
 def facts(installation: Installation) -> dict[str, Any]:
@@ -367,3 +375,28 @@ def test_a_long_chain_under_any_load_ends_at_the_bytes_of_the_server(
         assert wrong_files(installation, cluster, workspace / f"after{round_}") == []
         cluster.execute("alter system reset autovacuum", "alter system reset bgwriter_lru_maxpages")
         cluster.reload()
+
+
+@pytest.mark.parametrize("left", [None, 0, 5 << 20, (5 << 20) + 100])
+def test_a_file_that_shrinks_or_vanishes_while_it_is_compared(
+    left: int | None, quiet: PgCluster, install: Install, workspace: Path
+) -> None:
+    note = quiet.data_directory / "note"
+    note.write_bytes(bytes(range(256)) * (9 << 12))  # 9 MiB
+    installation = install(quiet, transport="sql", workers=1)
+    installation.back_up()
+    done = []
+
+    def shrink(_: object) -> None:
+        if not done:
+            done.append(1)
+            note.unlink() if left is None else os.truncate(note, left)
+
+    quiet.execute("create table if not exists t as select 1")
+    report = installation.back_up(incremental=True, on_progress=shrink)
+    assert report.kind == "postgres incremental"
+    installation.restore(workspace / "restored")
+    restored = workspace / "restored" / "note"
+    found = restored.read_bytes() if restored.exists() else None
+    assert found == (None if left is None else (bytes(range(256)) * (9 << 12))[:left])
+    note.unlink(missing_ok=True)
