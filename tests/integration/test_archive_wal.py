@@ -14,6 +14,7 @@ from mingus_engine.jobs.archive_wal import refuse_incomplete
 from mingus_engine.jobs.stored_wal import StoredWal
 from mingus_engine.repository import logs, records, state
 from mingus_engine.settings import Settings
+from mingus_engine.sources.postgres import wal
 from mingus_engine.store.faulty import Fault
 from tests.integration.archives import compare, declared_gaps, index_of, system_id, write_wal
 from tests.support.fixtures import MakeCluster
@@ -355,6 +356,23 @@ def test_log_goes_to_the_next_repository_while_the_first_is_down_and_back_to_it_
         report = mingus.archive_wal()
         assert (report.repository, report.gaps, report.ok) == (FIRST, [], True)
         assert compare(mingus, cluster) == compare(mingus, cluster, repository=SECOND)
+
+
+def test_a_slow_store_does_not_look_like_a_dead_receiver(
+    make_cluster: MakeCluster, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "STATUS_INTERVAL_S", 0.2)
+    cluster = make_cluster(18, wal_segment_mib=1, conf={"wal_sender_timeout": "1s"})
+    with Installation.make(workspace / "m", cluster) as mingus:
+        mingus.archive_wal()
+        write_wal(cluster, 3)
+        slow = Fault("put", "delay", name=f"logs/{SOURCE}/[0-9]*", delay_s=2.5)
+        with mingus.faults(slow) as stores:
+            report = mingus.archive_wal(ship=False)
+        assert any(call.operation == "put" for store in stores for call in store.calls)
+        assert (report.ok, report.gaps) == (True, [])
+        assert "replication timeout" not in cluster.log_tail(100)
+        compare(mingus, cluster)
 
 
 def test_a_fenced_run_confirms_nothing_and_its_log_is_stored_again(make_cluster: MakeCluster, workspace: Path) -> None:
