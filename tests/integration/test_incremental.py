@@ -303,6 +303,7 @@ def test_log_that_was_declared_lost_asks_for_a_fresh_full(books: PgCluster, inst
     full = installation.back_up()
     gap = {"event": "wal gap", "timeline": full.timeline, "from": full.stop_lsn, "to": "FF/0"}
     with installation.opened() as repository:
+        repository.put_record(records.AUDIT, "ledger", {"event": "wal gap", "of": "another version"}, {})
         repository.put_record(records.AUDIT, "ledger", gap, {"why": "the slot was lost"})
     report = installation.back_up(incremental=True)
     assert report.kind == "postgres full"

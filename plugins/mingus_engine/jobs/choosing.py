@@ -13,6 +13,7 @@ from typing import Any
 
 from mingus_engine import lsn as lsns
 from mingus_engine import ulids
+from mingus_engine.errors import Damaged
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.repository import names, records, reusable
 from mingus_engine.repository.manifests import Manifest
@@ -118,16 +119,20 @@ class ParentChooser:
         """WAL that was declared lost within about the last generation (see ``jobs.wal_session``)."""
         found = []
         for record in self._records(records.AUDIT):
-            facts = record.facts
-            if facts.get("event") == "wal gap":
+            if record.facts.get("event") != "wal gap":
+                continue
+            try:
                 start, end = lsns.parse(record.text("from")), lsns.parse(record.text("to"))
-                found.append(Gap(int(facts["timeline"]), start, end))
+                found.append(Gap(record.source_envelope.number("timeline"), start, end))
+            except (Damaged, ValueError):
+                # No left-over may ever keep a source from being backed up.
+                self._context.log(f"not understood: {record.name}")
         return found
 
     @cached_property
     def _proofs(self) -> list[records.Record]:
         """Proofs from L1 on, oldest first."""
-        return [r for r in self._records(records.PROOF) if _tells(r)]
+        return [r for r in self._records(records.PROOF) if _tells(r.facts)]
 
     @cached_property
     def _names(self) -> list[names.RecordName]:
@@ -146,8 +151,8 @@ class ParentChooser:
                     self._context.log(f"not believed: {error.message}")
 
     def _refuted(self, manifest: Manifest) -> str:
-        about = [r for r in self._proofs if r.text("digest_of") == manifest.digest]
-        return "" if not about or about[-1].facts.get("ok") is True else about[-1].text("level")
+        about = [r.facts for r in self._proofs if r.facts.get("digest_of") == manifest.digest]
+        return "" if not about or about[-1].get("ok") is True else str(about[-1].get("level"))
 
     @cached_property
     def _refuted_packs(self) -> Collection[tuple[str, int]]:
@@ -157,11 +162,11 @@ class ParentChooser:
         packs = {m.digest: m.packs for m in self._run.state.manifests}
         verdicts: dict[tuple[str, int], bool] = {}
         for record in self._proofs:
-            for p in packs.get(record.text("digest_of"), ()):
+            for p in packs.get(str(record.facts.get("digest_of")), ()):
                 verdicts[p.run, p.number] = record.facts.get("ok") is True
         return {number for number, good in verdicts.items() if not good}
 
 
-def _tells(record: records.Record) -> bool:
+def _tells(facts: Mapping[str, Any]) -> bool:
     """Whether a proof says something of stored bytes."""
-    return record.text("level") != "L0" or record.facts.get("ok") is not True
+    return facts.get("level") != "L0" or facts.get("ok") is not True
