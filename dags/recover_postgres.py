@@ -178,6 +178,7 @@ with DAG(
         snapshot=plan.output,
         repository="{{ ti.xcom_pull(task_ids='plan')['repository'] }}",
         level="L4",
+        target="{{ params.to or '' }}",
         **WIRING.arguments("verify"),
     )
     approve = RecoveryApprovalOperator(task_id="approve", order=ORDER, plan=plan.output)

@@ -89,8 +89,10 @@ class RecoveryOrder:
             raise SettingsError("'into' is the name of a destination in the settings, not an address")
         if self.timeline and not self.timeline.isdecimal():
             raise SettingsError(f"timeline {self.timeline!r} is not a number")
-        if self.to and self.mode == DRILL:
-            raise SettingsError("a drill restores a snapshot to its own end: 'to' is for the other modes")
+        if (self.timeline or self.exclusive) and self.mode == DRILL:
+            raise SettingsError(
+                "a drill follows the newest timeline: 'timeline' and 'exclusive' are for the other modes"
+            )
         if (self.timeline or self.exclusive) and not self.to:
             raise SettingsError("'timeline' and 'exclusive' need the parameter 'to'")
         self.tablespace_map()

@@ -56,12 +56,15 @@ class TestRun:
     def states(run: Any) -> dict[str, str]:
         return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
 
-    def test_a_drill_verifies_what_was_planned(self, recovery: Any, engine: FakeEngine) -> None:
-        run = recovery.test(run_conf={"source": "ledger", "mode": "drill"})
+    def test_a_drill_verifies_what_was_planned_at_the_moment_that_was_asked_for(
+        self, recovery: Any, engine: FakeEngine
+    ) -> None:
+        run = recovery.test(run_conf={"source": "ledger", "mode": "drill", "to": "time:2026-11-23T14:29:59Z"})
         assert run.state == "success", self.states(run)
         assert self.states(run)["restore"] == self.states(run)["extract"] == "skipped"
         calls = {name: arguments for name, _, arguments in engine.calls}
         assert calls["restore"]["dry_run"] is True
+        assert calls["restore"]["to"] == calls["verify"]["to"] == "time:2026-11-23T14:29:59Z"
         assert (calls["verify"]["snapshot"], calls["verify"]["repository"]) == ("01K0000000000000000000LEDG", "primary")
 
     def test_an_order_with_an_unknown_parameter_stops_at_the_plan(self, recovery: Any, engine: FakeEngine) -> None:

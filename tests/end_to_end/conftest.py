@@ -110,6 +110,9 @@ def _settings(home: Path, cluster: PgCluster, database: str) -> dict[str, Any]:
             # A backup that takes half a minute, to be killed in the middle.
             {"id": "slow", **source, "max_rate_bytes_per_s": 1 << 20},
         ],
+        "destinations": [
+            {"name": "standby-site", "airflow_connection": "e2e_ledger", "connection": {"sslmode": "disable"}}
+        ],
         "airflow": {"retries": 1, "retry_delay_s": 1, "progress_interval_s": 1},
     }
 

@@ -95,6 +95,7 @@ class Run:
         assert not self.directory.exists()
 
 
+EXTRACTED = "mingus_recovery"
 NAMES = ("good", "rejected", "own", "marked", "forged", "edited", "meddled")
 
 
@@ -113,6 +114,8 @@ def runs(installation: Installation, snapshot: str) -> dict[str, Run]:
         directory = parent / name
         order = {"source": "ledger", "mode": "restore", "directory": str(directory)}
         made[name] = Run(installation, alice.trigger(RECOVERY, order), directory)
+    order = {"source": "ledger", "mode": "extract", "what": installation.database, "into": "standby-site"}
+    made["extract"] = Run(installation, alice.trigger(RECOVERY, {**order, "new_name": EXTRACTED}), parent / "extract")
     for run in made.values():
         run.wait_asked()
     return made
@@ -131,6 +134,7 @@ def test_a_drill_triggered_at_a_terminal_needs_no_approval(installation: Install
         "drill": "success",
         "approve": "skipped",
         "restore": "skipped",
+        "extract": "skipped",
         "report": "success",
     }
 
@@ -176,6 +180,21 @@ def test_a_restore_that_somebody_else_approved_is_done_and_says_who(runs: dict[s
     assert "pg_ctl" in report["start_hint"]
     assert (run.directory / "global" / "pg_control").exists()
     assert "progress: " in run.log("restore") or report["duration_s"] < 2
+
+
+def test_a_database_is_extracted_as_another_one_on_another_server_once_approved(runs: dict[str, Run]) -> None:
+    run = runs["extract"]
+    cluster = run.installation.cluster
+    exists = "select count(*) from pg_database where datname = %s"
+    assert cluster.value(exists, EXTRACTED) == 0
+    run.answer("bob")
+    assert run.wait_ended("extract") == "success", run.log("extract")
+    assert run.wait_ended("report") == "success"
+    assert run.state("restore") == "skipped"
+    report = run.report("report")
+    assert (report["into_database"], report["approved_by"]) == (EXTRACTED, "bob")
+    assert report["rows"] == cluster.value("select count(*) from posting", dbname=EXTRACTED) == 40_000
+    cluster.execute(f"drop database {EXTRACTED}")
 
 
 def test_a_cleared_restore_needs_a_new_approval(runs: dict[str, Run]) -> None:

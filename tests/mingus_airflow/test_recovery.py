@@ -31,6 +31,8 @@ def test_what_is_left_out_and_what_is_empty_are_the_same_order() -> None:
         ({**RESTORE, "directory": "relative"}, "not an absolute path"),
         ({**RESTORE, "directory": ""}, "needs the parameter 'directory'"),
         ({**RESTORE, "mode": "drill"}, "'directory' is for mode 'restore'"),
+        ({**RESTORE, "timeline": 2}, "'timeline' and 'exclusive' need the parameter 'to'"),
+        ({"source": "ledger", "mode": "drill", "to": "latest", "timeline": 2}, "are for the other modes"),
         ({**RESTORE, "tablespaces": ["16400"]}, "not of the form OID=/DIR"),
         ({**RESTORE, "tablespaces": "16400=/x"}, "cannot be '16400=/x'"),
         ({**RESTORE, "overwrite": "yes"}, "cannot be 'yes'"),
