@@ -8,6 +8,7 @@ wiped in every outcome, and what fails leaves the destination as it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from mingus_engine import checks
 from mingus_engine.errors import MingusError, SettingsError, TargetError, TargetNotEmpty, VerificationFailed
-from mingus_engine.jobs import extract_request, extracted, places, reading, recovery_target
+from mingus_engine.jobs import extract_request, extracted, places, reading, recovery_target, restore_test
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.destination import Destination
 from mingus_engine.jobs.extract_request import Wanted
@@ -28,7 +29,7 @@ from mingus_engine.postgres.transfer import Side, transfer
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources.postgres import connection as connections
-from mingus_engine.targets.postgres.server import ThrowAwayServer
+from mingus_engine.targets.postgres.server import Started, ThrowAwayServer
 
 # Of a report, which Airflow keeps as the task's return value: the largest tables by name, all of them in the sum.
 _TABLES_TOLD = 50
@@ -246,16 +247,31 @@ class _Extraction:
             self.outcome["bytes_read"] = job.bytes
             facts = job.facts
             self._say("start the server")
-            with ThrowAwayServer(
+            server = ThrowAwayServer(
                 directory / "data", self._server_programs, account=account, work_dir=directory,
                 primary=facts["settings"], superuser=str(facts.get("superuser", "postgres")),
                 recovery=self._recovery.settings if self._recovery else None,
                 start_timeout_s=self._source.verify.start_timeout_s, checkpoint=self._context.checkpoint,
-            ) as server:  # fmt: skip
+            )  # fmt: skip
+            with closing(server):
+                self._require_there(server.start(), facts)
                 scratch = Scratch(server, self._wanted)
                 scratch.prepare()
                 self._require_what_it_needs(scratch)
                 self._fill(scratch, account)
+
+    def _require_there(self, started: Started, facts: Mapping[str, Any]) -> None:
+        """The server must have begun with the backup's first record and ended at the target, neither before nor behind.
+
+        :raises VerificationFailed: it did not.
+        """
+        found = [restore_test.start_check(started, facts)]
+        if self._recovery is not None:
+            found.append(restore_test.target_check(started, self._recovery))
+        for check in found:
+            if not check.ok:
+                raise VerificationFailed(f"{check.name}: {check.detail}", hint="nothing was sent to the destination")
+            self._context.log(f"{check.name}: {check.detail}")
 
     def _restore(self, directory: Path) -> PostgresRestore:
         mapped = {

@@ -116,7 +116,7 @@ class RestoreTest:
                 return
             stack.callback(server.close)
             self.rto_s = round(restored_s + started.accepting_s, 3)
-            self.found.append(_start_check(started, facts))
+            self.found.append(start_check(started, facts))
             if self.recovery is not None:
                 self.found.append(target_check(started, self.recovery))
             self._progress("invariants")
@@ -205,7 +205,8 @@ def _label_check(directory: Path, facts: Mapping[str, Any]) -> Check:
     return Check("L3 backup_label", not lacking, f"lacks {' and '.join(lacking)}" if lacking else wanted[0][:-2])
 
 
-def _start_check(started: Started, facts: Mapping[str, Any]) -> Check:
+def start_check(started: Started, facts: Mapping[str, Any]) -> Check:
+    """Whether a server began with the record that its backup begins with."""
     data = {
         "accepting_s": started.accepting_s,
         "consistent_s": started.consistent_s,
