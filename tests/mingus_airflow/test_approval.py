@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
 
 from mingus_airflow import approval
 from mingus_airflow.approval import Facts, NotApproved, collect, judge, question, subject
@@ -179,6 +180,11 @@ class TestTask:
         self.believe(monkeypatch, GOOD)
         with pytest.raises(NotApproved):
             self.execute(**change)
+        assert engine.calls == []
+
+    def test_it_skips_itself_when_the_order_is_of_another_mode(self, engine: FakeEngine) -> None:
+        with pytest.raises(AirflowSkipException):
+            self.execute(mode="extract", directory=None, what="books", into="ledger")
         assert engine.calls == []
 
     def test_it_does_nothing_when_airflow_cannot_be_asked(self, engine: FakeEngine) -> None:

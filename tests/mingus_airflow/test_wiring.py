@@ -11,6 +11,7 @@ import pytest
 from mingus_airflow.wiring import (
     DEFAULT_SCHEDULES,
     DEFAULT_SETTINGS_FILE,
+    Approval,
     PerJob,
     Wiring,
     load_settings,
@@ -97,7 +98,10 @@ def test_the_settings_are_found_beside_the_plugins_whatever_the_working_director
 
 def test_every_key_of_the_example_also_a_commented_one_is_a_setting() -> None:
     known = {
-        f.name for kind in (*vars(engine_settings).values(), Wiring, PerJob) if is_dataclass(kind) for f in fields(kind)
+        f.name
+        for kind in (*vars(engine_settings).values(), Wiring, PerJob, Approval)
+        if is_dataclass(kind)
+        for f in fields(kind)
     }
     known |= set(DEFAULT_SCHEDULES)
     keys = set(re.findall(r"^[ #-]*([a-z_0-9]+):(?: |$)", DEFAULT_SETTINGS_FILE.read_text(), flags=re.MULTILINE))

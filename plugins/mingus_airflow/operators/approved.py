@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from mingus_airflow.approval import require_approval
 from mingus_airflow.failures import translated
 from mingus_airflow.operators.base import EngineOperator
 from mingus_airflow.recovery import RecoveryOrder
 from mingus_airflow.wiring import load_settings, wiring
-from mingus_engine.errors import SettingsError
 
 
 class OrderOperator(EngineOperator):
@@ -58,12 +59,12 @@ class ApprovedOperator(OrderOperator):
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """Ask for the approval, then run the job; the report also says who asked and who approved.
 
-        :raises NotApproved: nothing was touched.
+        :raises AirflowSkipException: the order is of another mode. :raises NotApproved: nothing was touched.
         """
         with translated(self.log, self.verb):
             order = self.parsed()
             if order.mode != self.mode:
-                raise SettingsError(f"the order is a {order.mode}, not a {self.mode}")
+                raise AirflowSkipException(f"the order is to {order.mode}")
             chosen = wiring(load_settings(self.settings_file)).approval
         approved = require_approval(
             context,

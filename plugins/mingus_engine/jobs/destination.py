@@ -132,8 +132,6 @@ class Destination:
 
     def drop(self, name: str) -> None:
         """Drop a database that this class made."""
-        if self.session.broken:
-            self.renew()
         with self.translated(f"dropping database {name!r}"):
             self.session.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 

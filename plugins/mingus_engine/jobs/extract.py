@@ -304,9 +304,8 @@ class _Extraction:
             destination.create(self.database, scratch.database_row())
         try:
             with destination.database(self.database) as session:
-                self.outcome["left_out"] = scratch.leave_out(
-                    set(destination.tables_there(session, scratch.referenced()))
-                )
+                there = set(destination.tables_there(session, scratch.referenced()))
+                self.outcome["left_out"] = [*scratch.leave_out(there), *scratch.without_rows()]
                 if self.creates:
                     scratch.make_schemas(session)
             self._say("pg_dump into pg_restore")
@@ -327,8 +326,16 @@ class _Extraction:
                 )
         except BaseException:
             if self.creates:
-                destination.drop(self.database)
+                self._drop()
             raise
+
+    def _drop(self) -> None:
+        """Drop the database that was made; where the server has gone it is left, marked, for the next extraction."""
+        try:
+            self._destination.renew()
+            self._destination.drop(self.database)
+        except TargetError as error:
+            self._context.log(f"database {self.database!r} could not be dropped, it is not complete: {error.message}")
 
     def _restoring(self) -> Side:
         text, environment = connections.for_programs(self._destination.settings.connection, self.database)

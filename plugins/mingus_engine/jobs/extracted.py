@@ -22,7 +22,7 @@ from mingus_engine.targets.postgres.server import ThrowAwayServer
 _NAMED = 10
 # What pg_dump dumps rows of: no catalogues, no temporary tables, no members of extensions.
 _WITH_ROWS = """
-SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT n.nspname, c.relname, c.relpersistence = 'u' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (SELECT FROM pg_depend d
@@ -173,9 +173,19 @@ class Scratch:
 
     def with_rows(self) -> list[Table]:
         """Tables whose rows are dumped."""
+        return [table for table, _ in self._holding_rows()]
+
+    def without_rows(self) -> list[str]:
+        """Unlogged tables, said as what is left out: they are empty in every backup."""
+        return [
+            f"rows of {table}: an unlogged table is empty in a backup" for table, gone in self._holding_rows() if gone
+        ]
+
+    def _holding_rows(self) -> list[tuple[Table, bool]]:
+        """Chosen tables, and whether they are unlogged."""
         with self._connect() as session:
-            found = [Table(*row) for row in session.execute(_WITH_ROWS)]
-        return [table for table in found if not self._wanted.tables or table in self._tables]
+            found = [(Table(schema, name), gone) for schema, name, gone in session.execute(_WITH_ROWS)]
+        return [(table, gone) for table, gone in found if not self._wanted.tables or table in self._tables]
 
     def count(self, tables: Iterable[Table], checkpoint: Callable[[], None]) -> dict[Table, int]:
         """Rows of each."""
