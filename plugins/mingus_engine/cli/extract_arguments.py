@@ -50,8 +50,8 @@ def require_consistent(args: argparse.Namespace) -> None:
         raise UsageError("--extract goes into a server, not into a DIRECTORY")
     if not args.into:
         raise UsageError("--extract needs --into CONNECTION")
-    if args.tablespace or args.standby or args.action != "promote" or args.wal != "copy":
-        raise UsageError("--tablespace, --action, --standby and --wal are for a DIRECTORY")
+    if args.tablespace or args.standby or args.action != "promote" or args.wal != "copy" or args.delta:
+        raise UsageError("--tablespace, --action, --standby, --wal and --delta are for a DIRECTORY")
 
 
 def run(args: argparse.Namespace, session: Session) -> int:
