@@ -27,6 +27,7 @@ from mingus_engine.codec.entries import BlobRef, Entry, Extent, RunTable
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import Damaged
 from mingus_engine.repository import envelope
+from mingus_engine.repository.block_checker import BlockChecker
 from mingus_engine.repository.fetch_plan import Batch, batches
 from mingus_engine.repository.manifests import Body, Manifest
 from mingus_engine.repository.packs import PackRef, pack_key
@@ -39,7 +40,6 @@ _LOOK_AHEAD = 3
 _OPENED_MAX_BYTES = 8 * bounds.MIB
 # Small files, which lie beside each other in packs: some MiB together.
 _FILES_AHEAD = 64
-_UNKNOWN_HASH = bytes(bounds.BLOCK_HASH_BYTES)
 
 T = TypeVar("T")
 
@@ -116,12 +116,12 @@ class SnapshotReader:
         if file.entry.maps:  # else they were expected, if they were, with the files beside
             planned = self._planned_ahead(planned, what)
         expected = 0
-        checker: _BlockChecker | None = None
+        checker: BlockChecker | None = None
         for first, batch, table, hashes in planned:
             if first:
                 if checker is not None:
                     checker.finish()
-                checker = _BlockChecker(hashes, expected, file.entry.size, self.body.hash_key, what)
+                checker = BlockChecker(hashes, expected, file.entry.size, self.body.hash_key, what)
             for extent, data in self._read(batch, table, what):
                 if extent.offset != expected:
                     raise Damaged(f"{what}: extent at {extent.offset} where {expected} was expected")
@@ -182,7 +182,7 @@ class SnapshotReader:
                         yield at + low, data[low:high], high - low, True
                         continue
                     first, last = (at + low - begin) // block, -(-(at + high - begin) // block)
-                    checker = _BlockChecker(
+                    checker = BlockChecker(
                         hashes[first * width : last * width], at + low, size, self.body.hash_key, what
                     )
                     for found, part, count in self._part(extents, table, what, at + low, high - low):
@@ -385,59 +385,3 @@ class _Planned(NamedTuple):
     batch: Batch
     table: RunTable
     hashes: bytes
-
-
-class _BlockChecker:
-    """Hashes what is read, block by block, against the recorded keyed hashes; zero = unknown, authenticated only."""
-
-    def __init__(self, hashes: bytes, start: int, size: int, key: bytes, what: str) -> None:
-        self._hashes, self._key, self._what = hashes, key, what
-        self._size, self._at, self._block = size, start, 0
-        self._hasher: blake3 | None = None
-
-    def update(self, data: memoryview | None, length: int) -> None:
-        """The next *length* bytes. :raises Damaged: a block is not the recorded one."""
-        done = 0 if data is None else self._whole_blocks(data)
-        while done < length:
-            step = min(length - done, bounds.BLOCK_BYTES - self._at % bounds.BLOCK_BYTES)
-            piece = bytes(step) if data is None else data[done : done + step]
-            done += step
-            self._at += step
-            ends = self._at % bounds.BLOCK_BYTES == 0 or self._at == self._size
-            if self._hasher is None and ends:
-                self._compare(blake3(piece, key=self._key).digest(length=bounds.BLOCK_HASH_BYTES))
-                continue
-            self._hasher = self._hasher or blake3(key=self._key)
-            self._hasher.update(piece)
-            if ends:
-                self._compare(self._hasher.digest(length=bounds.BLOCK_HASH_BYTES))
-                self._hasher = None
-
-    def _whole_blocks(self, data: memoryview) -> int:
-        """The usual case at one go: blocks that lie in *data* as a whole and are the recorded ones; their bytes."""
-        size, block = bounds.BLOCK_HASH_BYTES, bounds.BLOCK_BYTES
-        if self._hasher is not None or self._at % block:
-            return 0
-        end = len(data) if self._at + len(data) == self._size else len(data) // block * block
-        digests = [
-            blake3(data[at : min(at + block, end)], key=self._key).digest(length=size) for at in range(0, end, block)
-        ]
-        found = b"".join(digests)
-        start = self._block * size
-        if self._hashes[start : start + len(found)] != found:
-            return 0  # one by one: a hash may be unknown, and an error names the block
-        self._block += len(found) // size
-        self._at += end
-        return end
-
-    def finish(self) -> None:
-        """:raises Damaged: there are more hashes than blocks."""
-        if self._block * bounds.BLOCK_HASH_BYTES != len(self._hashes):
-            raise Damaged(f"{self._what}: {len(self._hashes)} bytes of hashes for {self._block} blocks")
-
-    def _compare(self, found: bytes) -> None:
-        at = self._block * bounds.BLOCK_HASH_BYTES
-        expected = self._hashes[at : at + bounds.BLOCK_HASH_BYTES]
-        self._block += 1
-        if expected not in (_UNKNOWN_HASH, found):
-            raise Damaged(f"{self._what}: the block before byte {self._at} is not the one that was backed up")
