@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import weakref
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -39,6 +40,10 @@ class _Spool:
     file: BinaryIO
     end: int = 0
     live: int = 0
+
+    def __post_init__(self) -> None:
+        # A reader that was given up half-way, or whose last ranges nobody took, has no end of its own.
+        weakref.finalize(self, self.file.close)
 
 
 @dataclass
