@@ -300,6 +300,19 @@ class Settings:
         known |= {d.name: d for d in self.destinations}
         return typing.cast(DestinationSettings, _named("destination", name, known))
 
+    def stored_source(self, source_id: str) -> SourceSettings:
+        """The source *source_id*, to read what is stored of it. Settings without any source need not name it: what is
+        left after a disaster may be a repository and a key.
+
+        :raises SettingsError: there are sources, none of that name; or it is no name.
+        """
+        if self.sources or SOURCE_ID.fullmatch(source_id) is None:
+            return self.source(source_id)
+        chain = [repository.name for repository in self.repositories]
+        return typing.cast(
+            SourceSettings, _build(SourceSettings, {"id": source_id, "ship_to": chain[1:]}, "settings", os.environ)
+        )
+
     def repository(self, name: str) -> RepositorySettings:
         """The repository *name*.
 
@@ -309,7 +322,7 @@ class Settings:
 
     def chain(self, source_id: str) -> tuple[str, ...]:
         """Names of the repositories of a source: the first one, then the shipping chain."""
-        source = self.source(source_id)
+        source = self.stored_source(source_id)
         first = source.repository or self.repositories[0].name
         return (first, *(name for name in source.ship_to if name != first))
 

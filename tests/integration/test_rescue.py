@@ -7,10 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mingus_engine.errors import SettingsError
+from mingus_engine.jobs.restore import restore
+from mingus_engine.jobs.verify import verify
+from mingus_engine.jobs.windows import windows
 from tests.integration import ledger
 from tests.integration.conftest import Install
 from tests.support import directories
@@ -70,3 +75,23 @@ def test_a_wrong_key_and_a_place_that_is_taken_are_refused(shipped: Installation
     taken = rescue(shipped, "restore", SOURCE, str(workspace / "data"), MINGUS_ESCROW_KEY=shipped.escrow[SECOND])
     assert "FileExistsError" in taken.stderr
     assert not any((workspace / "data").iterdir())
+
+
+def test_settings_that_name_only_a_repository_are_enough(
+    shipped: Installation, books: PgCluster, workspace: Path
+) -> None:
+    alone = replace(shipped.settings, repositories=(shipped.settings.repository(SECOND),), sources=())
+    context = shipped.context()
+    (found,) = windows(alone, SOURCE, context=context).repositories
+    assert found["windows"]
+    (oid,) = books.rows("select oid::text from pg_tablespace where spcname = 'apart'")[0]
+    report = restore(
+        alone, SOURCE, directory=workspace / "data", context=context, to="immediate",
+        tablespace_map={oid: str(workspace / "apart")},
+    )  # fmt: skip
+    assert report.repository == SECOND
+    with running(workspace, workspace / "data", books) as restored:
+        assert ledger.turnover(restored) == ledger.turnover(books)
+    assert verify(alone, SOURCE, context=context, level="L2").ok
+    with pytest.raises(SettingsError, match="no source named 'nobody'"):
+        restore(shipped.settings, "nobody", directory=workspace / "other", context=context)

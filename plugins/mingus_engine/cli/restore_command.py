@@ -55,7 +55,7 @@ def add(commands: Subparsers) -> None:
 
 def run(args: argparse.Namespace, session: Session) -> int:
     """Run the command."""
-    session.settings.source(args.source)
+    session.settings.stored_source(args.source)
     if args.repository:
         session.settings.repository(args.repository)
     extract_arguments.require_consistent(args)

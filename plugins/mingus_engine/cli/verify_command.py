@@ -32,7 +32,7 @@ def add(commands: Subparsers) -> None:
 
 def run(args: argparse.Namespace, session: Session) -> int:
     """Run the command."""
-    settings, wanted = session.settings, session.settings.source(args.source).verify
+    settings, wanted = session.settings, session.settings.stored_source(args.source).verify
     from mingus_engine.jobs.verify import verify
 
     console = session.console

@@ -26,7 +26,7 @@ def add(commands: Subparsers) -> None:
 def run(args: argparse.Namespace, session: Session) -> int:
     """Run the command."""
     settings = session.settings
-    chosen = [settings.source(args.source).id] if args.source else [source.id for source in settings.sources]
+    chosen = [settings.stored_source(args.source).id] if args.source else [source.id for source in settings.sources]
     if args.repository:
         settings.repository(args.repository)
     from mingus_engine.jobs.windows import windows

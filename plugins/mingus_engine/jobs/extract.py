@@ -103,7 +103,7 @@ def extract(
     :raises NotRestorable: :raises NoSuchSnapshot: :raises Damaged:
     """
     clock = Stopwatch()
-    source = settings.source(source_id)
+    source = settings.stored_source(source_id)
     wanted = extract_request.parse_what(what)
     if new_name:
         extract_request.require_database_name(new_name)

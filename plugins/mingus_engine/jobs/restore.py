@@ -148,7 +148,7 @@ def restore(
         Nothing was written. :raises NoSuchSnapshot: :raises Damaged:
     """
     clock = Stopwatch()
-    source = settings.source(source_id)
+    source = settings.stored_source(source_id)
     target = recovery_target.parse(to) if to is not None else None
     if action not in ACTIONS:
         raise SettingsError(f"{action!r} is not one of {', '.join(ACTIONS)}")

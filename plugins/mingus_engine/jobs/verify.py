@@ -87,7 +87,7 @@ def verify(
     :raises VerificationRefuted: it is not good. :raises MingusError: the test could not be made.
     """
     clock = Stopwatch()
-    source = settings.source(source_id)
+    source = settings.stored_source(source_id)
     target = _target(to)
     level = level or ("L4" if to else source.verify.level)
     if to and level != "L4":

@@ -139,7 +139,7 @@ def windows(settings: Settings, source_id: str, repository: str | None = None, *
     :raises MingusError: no repository could be read; the error of the first.
     """
     clock = Stopwatch()
-    settings.source(source_id)
+    settings.stored_source(source_id)
     chosen = (settings.repository(repository).name,) if repository else settings.chain(source_id)
     listed: list[dict[str, Any]] = []
     unreachable: dict[str, str] = {}
