@@ -1,6 +1,6 @@
 """# Recover a PostgreSQL source
 
-Started by a person: **Trigger**, fill in the form. **plan → (drill | approve → restore or extract) → report**.
+Started by a person: **Trigger**, fill in the form. **plan → (drill | approve → restore → check, or extract) → report**.
 
 * `plan` — which snapshot, how much, where to, from when to when the source can be restored. **Report** on its page
   shows it. Nothing is written. Red: the order cannot be carried out as it is; the log says why.
@@ -9,6 +9,7 @@ Started by a person: **Trigger**, fill in the form. **plan → (drill | approve 
   plan, with *Approve* and *Reject*.
 * `restore` — to a directory of the worker, ready to start. `extract` — a database or tables into a running server.
   Both ask Airflow again who approved what, and do nothing else than that.
+* `check` — reads what was restored back from the disk and compares it with its manifest, before anybody starts it.
 * `report` — what was done, approved by whom, and what to do next.
 
 Runbooks, command by command: docs/OPERATIONS.md. The same from a terminal:
@@ -21,10 +22,11 @@ mingus restore ledger /empty/directory            # also when Airflow is down
 ## It is red. What now?
 1. `plan`: the last lines of its log name what is wrong with the order. Trigger again with another one.
 2. `approve` is red although somebody answered: that happens when the answer came within seconds of the question.
-   Clear `approve`; the question is put again.
+   Let somebody who will not approve clear `approve`; the question is put again.
 3. `restore` or `extract` says *not approved*: read why. An approval serves one try of one order; who cleared, marked
    or edited anything of this run cannot approve it. When in doubt, trigger a new run.
-4. `restore` failed half-way: what was written was removed. `extract` failed: the destination is as it was before.
+4. `check` is red: do not start a server on that directory; look at the disk, restore again elsewhere.
+5. `restore` failed half-way: what was written was removed. `extract` failed: the destination is as it was before.
    Mend the cause, trigger a new run.
 """
 
@@ -35,6 +37,7 @@ from airflow.sdk import DAG, Param, task
 from mingus_airflow.operators import (
     PgExtractOperator,
     PgRecoveryPlanOperator,
+    PgRestoredCheckOperator,
     PgRestoreOperator,
     RecoveryApprovalOperator,
     RecoveryReportOperator,
@@ -184,6 +187,7 @@ with DAG(
     approve = RecoveryApprovalOperator(task_id="approve", order=ORDER, plan=plan.output)
     restore = PgRestoreOperator(task_id="restore", order=ORDER, plan=plan.output, **bounds)
     extract = PgExtractOperator(task_id="extract", order=ORDER, plan=plan.output, **bounds)
+    check = PgRestoredCheckOperator(task_id="check", order=ORDER, **bounds)
     report = RecoveryReportOperator(
         task_id="report",
         outcomes=[drill.output, restore.output, extract.output],
@@ -194,3 +198,4 @@ with DAG(
     plan >> choose() >> [drill, approve]
     # Each of the two skips itself when the order is not its own: a branch would not skip what follows the approval.
     approve >> [restore, extract]
+    restore >> check >> report

@@ -40,6 +40,7 @@ def test_the_form_has_exactly_the_fields_of_an_order(recovery: Any) -> None:
 
 def test_everything_but_a_drill_comes_after_the_approval_and_is_not_retried(recovery: Any) -> None:
     assert set(recovery.get_task("approve").downstream_task_ids) == {"restore", "extract"}
+    assert recovery.get_task("report").upstream_task_ids == {"drill", "restore", "check", "extract"}
     for task_id in ("restore", "extract"):
         assert recovery.get_task(task_id).retries == 0
     assert recovery.get_task("drill").upstream_task_ids == {"plan", "choose"}

@@ -149,6 +149,7 @@ def test_a_drill_triggered_at_a_terminal_needs_no_approval(installation: Install
         "approve": "skipped",
         "restore": "skipped",
         "extract": "skipped",
+        "check": "skipped",
         "report": "success",
     }
 
@@ -192,6 +193,8 @@ def test_a_restore_that_somebody_else_approved_is_done_and_says_who(runs: dict[s
     report = run.report("report")
     assert (report["requested_by"], report["approved_by"]) == ("alice", "bob")
     assert "pg_ctl" in report["start_hint"]
+    (check,) = run.report("check")["checks"]
+    assert (check["name"], check["ok"]) == ("manifest", True)
     assert (run.directory / "global" / "pg_control").exists()
     assert "progress: " in run.log("restore") or report["duration_s"] < 2
 

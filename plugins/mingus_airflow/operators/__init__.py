@@ -9,6 +9,7 @@ from mingus_airflow.operators.pg_wal_archive import PgWalArchiveOperator
 from mingus_airflow.operators.recovery_plan import PgRecoveryPlanOperator
 from mingus_airflow.operators.recovery_report import RecoveryReportOperator
 from mingus_airflow.operators.restore_verify import RestoreVerifyOperator
+from mingus_airflow.operators.restored_check import PgRestoredCheckOperator
 
 __all__ = [
     "EncryptAndShipOperator",
@@ -16,6 +17,7 @@ __all__ = [
     "PgExtractOperator",
     "PgRecoveryPlanOperator",
     "PgRestoreOperator",
+    "PgRestoredCheckOperator",
     "PgWalArchiveOperator",
     "RecoveryApprovalOperator",
     "RecoveryReportOperator",
