@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -156,6 +157,11 @@ def test_a_newer_server_gets_it_and_the_roles_it_lacks_are_named_before(
     assert report.into_database == "books"
     assert ledger.turnover(pg18, dbname="books").startswith(f"{BEFORE_THE_UPDATE}/")
     assert pg18.value("select to_regclass('audit.log_2026')::text", dbname="books") == "audit.log_2026"
+    pg18.execute("update posting set amount = 0", "create table mine as select 1", dbname="books")
+    assert take(pg18, "books", no_owner=True, overwrite=True).created is False
+    assert ledger.turnover(pg18, dbname="books").startswith(f"{BEFORE_THE_UPDATE}/")
+    assert pg18.value("select sum(amount) > 0 from posting", dbname="books") is True
+    assert pg18.value("select count(*) from mine", dbname="books") == 1
 
 
 def test_an_older_server_is_refused(pg18: PgCluster, origin: Installation, install: Any) -> None:
@@ -224,6 +230,37 @@ def test_a_server_that_dies_in_the_middle_is_named_and_the_next_try_replaces_wha
     other.start()
     take(other, "books", no_owner=True)
     assert ledger.turnover(other, dbname="books").startswith(f"{BEFORE_THE_UPDATE}/")
+
+
+def test_the_destinations_password_is_in_no_argument_report_or_message(
+    origin: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = origin.cluster
+    secret = str(cluster.password)
+    monkeypatch.setenv("PW_OF_DESTINATION", secret)
+    plain = replace(
+        origin.connection_to(cluster), host="127.0.0.1", password_env="PW_OF_DESTINATION", sslmode="disable"
+    )
+    settings = origin.settings.with_destination(DestinationSettings("there", plain))
+    origin.messages.clear()
+    seen: set[str] = set()
+
+    def look(progress: Any) -> None:
+        if progress.phase == "extract" and progress.done_bytes:
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+
+    report = extract(
+        settings, SOURCE, what="books", into="there", new_name="secretly", context=origin.context(on_progress=look)
+    )
+    cluster.execute("drop database secretly")
+    assert any("pg_restore" in line for line in seen)
+    assert all(secret not in text for text in (*seen, *origin.messages, str(report.as_dict())))
+    monkeypatch.setenv("PW_OF_DESTINATION", "wrong-0815")
+    with pytest.raises(TargetError, match="password authentication failed") as refused:
+        extract(settings, SOURCE, what="books", into="there", new_name="secretly", context=origin.context())
+    assert "wrong-0815" not in str(refused.value)
 
 
 def test_what_arrived_with_other_numbers_is_not_called_a_success(
