@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from mingus_airflow import approval
 from mingus_airflow.approval import Facts, NotApproved, collect, judge, question, subject
-from mingus_airflow.operators import PgRestoreOperator
+from mingus_airflow.operators import PgRestoreOperator, RecoveryApprovalOperator
 from mingus_airflow.recovery import RecoveryOrder
 from mingus_airflow.rest import AirflowApi, ApiError
-from tests.mingus_airflow.support import FakeEngine
+from tests.mingus_airflow.support import SETTINGS, FakeEngine
 
 pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow")]
 
@@ -199,3 +201,35 @@ class TestTask:
         with pytest.raises(NotApproved, match="could not be checked"):
             self.execute()
         assert engine.calls == []
+
+
+class TestQuestion:
+    """The task that asks."""
+
+    def ask(self, monkeypatch: pytest.MonkeyPatch, requester: str | None, **order: Any) -> RecoveryApprovalOperator:
+        operator = RecoveryApprovalOperator(task_id="approve", order={**ORDER, **order}, plan=PLAN)
+        monkeypatch.setattr(ApprovalOperator, "execute", lambda *_: None)
+        operator.execute({"dag_run": SimpleNamespace(triggering_user_name=requester)})
+        return operator
+
+    def test_its_headline_is_bound_to_order_and_plan(
+        self, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = self.ask(monkeypatch, "alice")
+        assert asked.subject == WANTED
+        assert "`alice` asks for this" in str(asked.body)
+        assert asked.assigned_users is None
+        assert self.ask(monkeypatch, "alice", directory="/elsewhere").subject != WANTED
+
+    def test_approvers_of_the_settings_are_asked_except_who_wants_it(
+        self, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings_file.write_text(SETTINGS + "  approval: {approvers: [alice, bob]}\n")
+        assert self.ask(monkeypatch, "Alice").assigned_users == [{"id": "bob", "name": "bob"}]
+        settings_file.write_text(SETTINGS + "  approval: {approvers: [alice]}\n")
+        with pytest.raises(NotApproved, match="the only approver"):
+            self.ask(monkeypatch, "alice")
+
+    def test_nobody_is_asked_on_behalf_of_nobody(self, settings_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(NotApproved, match="nobody is known to have asked"):
+            self.ask(monkeypatch, None)
