@@ -12,7 +12,7 @@ Started by a person: **Trigger**, fill in the form. **plan → (drill | approve 
 * `check` — reads what was restored back from the disk and compares it with its manifest, before anybody starts it.
 * `report` — what was done, approved by whom, and what to do next.
 
-Runbooks, command by command: docs/OPERATIONS.md. The same from a terminal:
+Runbooks, command by command: docs/runbooks. The same from a terminal:
 
 ```
 airflow dags trigger recover_postgres --conf '{"source": "ledger", "mode": "drill"}'
