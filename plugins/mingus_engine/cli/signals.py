@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 INTERRUPTED = 130
+_SAY_S = 0.5
 _ASKS_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -31,9 +32,12 @@ def stopping(cancel: threading.Event, say: Callable[[str], None]) -> Iterator[No
                     continue
                 if cancel.is_set():
                     os._exit(INTERRUPTED)
-                cancel.set()
                 text = f"{signal.Signals(number[0]).name}: stopping and cleaning up; once more to exit at once"
-                threading.Thread(target=say, args=(text,), daemon=True).start()  # nobody may read what it says
+                # Said first, for the process may be gone soon; but nobody may read it, and then it blocks.
+                saying = threading.Thread(target=say, args=(text,), daemon=True)
+                saying.start()
+                saying.join(_SAY_S)
+                cancel.set()
 
     threading.Thread(target=obey, name="mingus-signals", daemon=True).start()
     before = {number: signal.getsignal(number) for number in _ASKS_TO_STOP}
