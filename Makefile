@@ -3,7 +3,8 @@
 .PHONY: help setup demo demo-down test check bench soak lock clean
 
 PY := .venv/bin/python
-# pytest processes; each has servers of its own, so more than cores does not pay.
+# pytest processes; each has servers of its own, so more than cores does not pay. A file's tests share what they made, so
+# they stay together; files go in their order: the long ones are not at the end.
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # Absolute, for the processes that tests start elsewhere.
@@ -25,7 +26,7 @@ demo-down: ## remove everything the demo made
 
 test: ## run all tests (WORKERS=2, PYTEST_ARGS="-k name")
 	@scripts/setup.sh dev
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: ## lint, format, types, layers, locks, secrets: no test is run
 	@scripts/setup.sh dev

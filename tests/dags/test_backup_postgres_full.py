@@ -15,7 +15,6 @@ from tests.mingus_airflow.support import KEY, PASSWORD, ROOT, SETTINGS, FakeEngi
 
 pytestmark = [
     pytest.mark.airflow,
-    pytest.mark.xdist_group("airflow"),
     # Airflow and its dependencies warn about each other while they parse and run a DAG.
     pytest.mark.filterwarnings("ignore"),
 ]

@@ -12,7 +12,6 @@ from tests.mingus_airflow.support import FakeEngine
 
 pytestmark = [
     pytest.mark.airflow,
-    pytest.mark.xdist_group("airflow"),
     # Airflow and its dependencies warn about each other while they parse and run a DAG.
     pytest.mark.filterwarnings("ignore"),
 ]

@@ -140,7 +140,6 @@ class TestTraces:
 @pytest.mark.airflow
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("demo")
 class TestUpAndDown:
     def test_up_proves_a_backup_and_down_leaves_nothing(self, home: Path) -> None:
         process = demo(home, "up", MINGUS_DEMO_ONCE="1")

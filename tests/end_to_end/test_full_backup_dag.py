@@ -14,7 +14,6 @@ from tests.support.processes import wait_until
 pytestmark = [
     pytest.mark.airflow,
     pytest.mark.slow,
-    pytest.mark.xdist_group("airflow"),
     pytest.mark.timeout(600),
 ]
 

@@ -24,7 +24,6 @@ from tests.support.processes import wait_until
 pytestmark = [
     pytest.mark.airflow,
     pytest.mark.slow,
-    pytest.mark.xdist_group("airflow"),
     pytest.mark.timeout(600),
 ]
 ENDED = ("success", "failed", "skipped", "upstream_failed")
@@ -127,17 +126,18 @@ def runs(installation: Installation, snapshot: str) -> dict[str, Run]:
     made = {}
     for name in NAMES:
         directory = parent / name
-        order = {"source": "ledger", "mode": "restore", "directory": str(directory)}
+        order = {"source": "ledger", "mode": "restore", "snapshot": snapshot, "directory": str(directory)}
         made[name] = Run(installation, alice.trigger(RECOVERY, order), directory)
     order = {"source": "ledger", "mode": "extract", "what": installation.database, "into": "standby-site"}
-    made["extract"] = Run(installation, alice.trigger(RECOVERY, {**order, "new_name": EXTRACTED}), parent / "extract")
+    order |= {"snapshot": snapshot, "new_name": EXTRACTED}
+    made["extract"] = Run(installation, alice.trigger(RECOVERY, order), parent / "extract")
     for run in made.values():
         run.wait_asked()
     return made
 
 
 def test_a_drill_triggered_at_a_terminal_needs_no_approval(installation: Installation, snapshot: str) -> None:
-    run_id = installation.trigger(dag=RECOVERY, source="ledger", mode="drill")
+    run_id = installation.trigger(dag=RECOVERY, source="ledger", mode="drill", snapshot=snapshot)
     assert installation.wait(run_id, dag=RECOVERY) == "success"
     report = installation.airflow.api.report(RECOVERY, run_id, "report")
     assert (report["job"], report["ok"], report["checks_not_passed"]) == ("verify", True, [])

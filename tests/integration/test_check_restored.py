@@ -13,8 +13,6 @@ from tests.support.archiving import drain, keep_wal
 from tests.support.installation import SOURCE
 from tests.support.postgres import PgCluster
 
-pytestmark = pytest.mark.xdist_group("extraction")
-
 
 def test_a_restore_to_a_moment_passes_and_a_flipped_bit_does_not(
     make_cluster, install: Install, workspace: Path

@@ -25,7 +25,6 @@ from tests.integration.trouble import at_first, raises
 from tests.support.installation import FIRST, SECOND, SOURCE, Installation
 from tests.support.postgres import PgCluster
 
-pytestmark = pytest.mark.xdist_group("damage")
 Files = Sequence[tuple[SourceFile, bytes]]
 MANNERS = ("truncated", "flipped", "swapped", "missing")
 

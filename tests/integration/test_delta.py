@@ -20,7 +20,6 @@ from tests.support.installation import Installation, running
 from tests.support.postgres import PgCluster
 from tests.support.processes import wait_until
 
-pytestmark = pytest.mark.xdist_group("recovery")
 MakeCluster = Callable[..., PgCluster]
 
 

@@ -35,7 +35,6 @@ from tests.support.pg_versions import PgVersion
 from tests.support.postgres import PgCluster
 from tests.support.processes import wait_until
 
-pytestmark = pytest.mark.xdist_group("extraction")
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE_THE_UPDATE = 4000
 FURNITURE = """

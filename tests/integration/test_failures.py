@@ -41,7 +41,6 @@ from tests.support.postgres import PgCluster
 from tests.support.processes import wait_until
 from tests.support.s3 import S3Bucket
 
-pytestmark = pytest.mark.xdist_group("failures")
 MakeCluster = Callable[..., PgCluster]
 ONE_TRY = {"attempts": 1}
 TRANSPORTS = pytest.mark.parametrize("transport", ["local", "replication", "sql"])

@@ -21,7 +21,6 @@ from tests.support.postgres import BACKUP_FUNCTIONS, PgCluster
 from tests.support.processes import unprivileged_user
 from tests.support.s3 import S3Bucket
 
-pytestmark = pytest.mark.xdist_group("full-backup")
 TRANSPORTS = ("local", "replication", "sql")
 WITH_BOOKS: dict[str, Any] = {"predicates": ledger.PREDICATES, "measurements": ledger.MEASUREMENTS}
 #: What each version's cluster has of its own.

@@ -22,7 +22,6 @@ from tests.support.installation import FIRST, SECOND, Installation, running
 from tests.support.pg_versions import PgVersion
 from tests.support.postgres import PgCluster
 
-pytestmark = pytest.mark.xdist_group("incremental")
 MakeCluster = Callable[..., PgCluster]
 TRANSPORTS = [
     (15, "local"),

@@ -26,7 +26,6 @@ from tests.support.pg_versions import PgVersion
 from tests.support.postgres import BACKUP_FUNCTIONS, PgCluster
 from tests.support.processes import unprivileged_user, wait_until
 
-pytestmark = pytest.mark.xdist_group("incremental-sql")
 MakeCluster = Callable[..., PgCluster]
 BY_LSN = "page LSNs and digests on the server"
 BY_DIGEST = "digests on the server"

@@ -19,10 +19,12 @@ from tests.support.pg_versions import PgVersion
 from tests.support.postgres import PgCluster
 from tests.support.processes import wait_until
 
-pytestmark = pytest.mark.xdist_group("kill")
 WORKERS = 2
 KILLED = -9
-_PARSERS = (names.pack, names.log, names.log_key, names.snapshot, names.run, names.record, names.config, names.key)
+_PARSERS = (
+    names.pack, names.log, names.log_key, names.snapshot, names.run, names.record, names.config, names.key,
+    names.rescue,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

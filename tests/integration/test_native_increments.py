@@ -18,7 +18,6 @@ from tests.support.installation import FIRST, SECOND, SOURCE, running
 from tests.support.postgres import PgCluster
 from tests.support.processes import unprivileged_user
 
-pytestmark = pytest.mark.xdist_group("native-increments")
 MakeCluster = Callable[..., PgCluster]
 NATIVE = "the server's list of changed blocks"
 COMPARED = "compared blocks"

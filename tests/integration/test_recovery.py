@@ -29,7 +29,6 @@ from tests.support.postgres import PgCluster
 from tests.support.processes import wait_until
 from tests.support.s3 import S3Bucket
 
-pytestmark = pytest.mark.xdist_group("recovery")
 SEED = 20261123
 
 

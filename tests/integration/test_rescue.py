@@ -23,8 +23,6 @@ from tests.support.installation import SECOND, SOURCE, Installation, running
 from tests.support.postgres import PgCluster
 from tests.support.processes import unprivileged_user
 
-pytestmark = pytest.mark.xdist_group("rescue")
-
 
 def rescue(installation: Installation, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The script of the repository as a process that cannot see the product (-I: no PYTHONPATH, no directory)."""

@@ -25,7 +25,6 @@ from tests.support.pg_versions import PgVersion
 from tests.support.postgres import PgCluster
 from tests.support.processes import free_port, unprivileged_user, wait_until
 
-pytestmark = pytest.mark.xdist_group("runbooks")
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOKS = ROOT / "docs" / "runbooks"
 # Indented in a list item or not.

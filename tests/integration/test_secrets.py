@@ -19,7 +19,6 @@ from tests.support.installation import FIRST, SECOND, SOURCE
 from tests.support.postgres import PgCluster
 from tests.support.s3 import S3Bucket
 
-pytestmark = pytest.mark.xdist_group("damage")
 # Random, so that no compression hides it; long, so that it is nowhere by chance.
 MARKER = os.urandom(32)
 

@@ -18,7 +18,6 @@ from tests.support import directories
 from tests.support.installation import FIRST, SECOND, SOURCE, Installation, running
 from tests.support.postgres import PgCluster
 
-pytestmark = pytest.mark.xdist_group("damage")
 DEADLINE_S = 60.0
 
 

@@ -13,7 +13,7 @@ from tests.integration.trouble import at_first
 from tests.support.installation import FIRST, SECOND, running
 from tests.support.postgres import PgCluster
 
-pytestmark = [pytest.mark.xdist_group("under-load"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 MakeCluster = Callable[..., PgCluster]
 INVARIANTS = [*ledger.PREDICATES, {"name": "grown is counted", "sql": mayhem.GROWN_IS_COUNTED}]
 

@@ -21,7 +21,6 @@ from tests.support.installation import FIRST, Installation, running
 from tests.support.postgres import PgCluster
 from tests.support.processes import run, unprivileged_user, wait_until
 
-pytestmark = pytest.mark.xdist_group("recovery")
 MakeCluster = Callable[..., PgCluster]
 MIB = 1 << 20
 PYTHON = sys.executable

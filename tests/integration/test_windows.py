@@ -6,8 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from mingus_engine import lsn as lsns
 from mingus_engine.jobs.windows import WindowsReport, windows
 from tests.integration.conftest import Install
@@ -16,9 +14,6 @@ from tests.support.installation import FIRST, Installation
 from tests.support.postgres import PgCluster
 
 MakeCluster = Callable[..., PgCluster]
-
-
-pytestmark = pytest.mark.xdist_group("windows")
 
 
 def seen(installation: Installation) -> WindowsReport:

@@ -19,7 +19,7 @@ from mingus_airflow.recovery import RecoveryOrder
 from mingus_airflow.rest import AirflowApi, ApiError
 from tests.mingus_airflow.support import SETTINGS, FakeEngine
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow")]
+pytestmark = pytest.mark.airflow
 
 ORDER = {"source": "ledger", "mode": "restore", "directory": "/restored"}
 PLAN = {"snapshot": "01KSNAP", "repository": "primary"}

@@ -12,7 +12,7 @@ from mingus_airflow.wiring import load_settings
 from mingus_engine.errors import SettingsError
 from tests.mingus_airflow.support import KEY, PASSWORD
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow"), pytest.mark.usefixtures("settings_file")]
+pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("settings_file")]
 
 
 def test_an_airflow_connection_becomes_plain_values() -> None:

@@ -11,7 +11,7 @@ from mingus_airflow.connections import mask_secret
 from mingus_airflow.failures import translated
 from mingus_engine import errors
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow")]
+pytestmark = pytest.mark.airflow
 
 LOG = logging.getLogger("tests.failures")
 EVERY_ERROR = [

@@ -8,7 +8,7 @@ import pytest
 
 from mingus_airflow.links import ReportLink
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow"), pytest.mark.usefixtures("airflow_home")]
+pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("airflow_home")]
 
 RUN = "scheduled__2026-11-23T02:00:00+00:00"
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.mingus_airflow.support import ROOT, airflow_environment
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow")]
+pytestmark = pytest.mark.airflow
 
 # In a process of its own: the loader runs once per process.
 _PROGRAM = """

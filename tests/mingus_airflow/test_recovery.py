@@ -10,7 +10,7 @@ import pytest
 from mingus_airflow.recovery import RecoveryOrder
 from mingus_engine.errors import SettingsError
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow")]
+pytestmark = pytest.mark.airflow
 
 RESTORE = {"source": "ledger", "mode": "restore", "directory": "/restored"}
 PLAN = {"snapshot": "01KSNAP", "repository": "primary", "bytes": 5}

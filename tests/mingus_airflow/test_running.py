@@ -14,7 +14,7 @@ from mingus_engine.errors import Cancelled
 from mingus_engine.jobs.context import JobContext, Report
 from tests.mingus_airflow.support import FakeReport
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow")]
+pytestmark = pytest.mark.airflow
 
 LOG = logging.getLogger("tests.running")
 DONE = FakeReport(job="back_up", source="ledger", duration_s=1.0)

@@ -24,7 +24,7 @@ from mingus_engine.errors import SettingsError
 from mingus_engine.settings import Settings, parse
 from tests.mingus_airflow.support import ROOT, SETTINGS
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow")]
+pytestmark = pytest.mark.airflow
 
 
 def test_what_is_not_said_has_a_default_that_needs_no_pool_to_be_made() -> None:

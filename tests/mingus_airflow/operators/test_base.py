@@ -23,7 +23,7 @@ from mingus_engine.jobs.context import JobContext
 from mingus_engine.settings import Settings
 from tests.mingus_airflow.support import KEY, PASSWORD, FakeEngine
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow"), pytest.mark.usefixtures("settings_file")]
+pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("settings_file")]
 
 BACKUP_REPORT = {"snapshot": "01KSNAP", "repository": "primary", "bytes_read": 5}
 
