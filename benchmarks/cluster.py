@@ -102,7 +102,8 @@ def make(directory: Path, gb: float, major: int = 15, conf: Mapping[str, str] = 
         return PgCluster.of_directory(found, home / "data").start()
     directories.remove(home)  # an interrupted filling
     cluster = PgCluster.create(found, home, conf={**_SETTINGS, **conf})
-    cluster.arguments = _WHILE_FILLING
+    # Log that is not written cannot be summarized either.
+    cluster.arguments = (*_WHILE_FILLING, "-c", "summarize_wal=off") if major >= 17 else _WHILE_FILLING
     with cluster.start():
         numbers = {"scale": max(1, round(gb * _SCALE_PER_GB)), "rows": max(1000, round(gb * _LEDGER_ROWS_PER_GB))}
         for steps, script in (("dt", _ACCOUNTS), ("p", _LEDGER)):
