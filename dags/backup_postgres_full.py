@@ -40,7 +40,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param, task, task_group
 
 from mingus_airflow.operators import EncryptAndShipOperator, PgBaseBackupOperator, RestoreVerifyOperator
-from mingus_airflow.selection import select_sources
+from mingus_airflow.selection import select_sources, sources_param
 from mingus_airflow.wiring import load_settings, schedule, wiring
 
 SETTINGS = load_settings()
@@ -57,14 +57,7 @@ with DAG(
     tags=["mingus", "backup", "postgres"],
     default_args={"owner": "mingus"},
     params={
-        "sources": Param(
-            [],
-            type="array",
-            title="Sources",
-            description="Only these; none chosen = all.",
-            items={"type": "string", "enum": SOURCES},
-            examples=SOURCES,
-        ),
+        "sources": sources_param(SOURCES),
         "level": Param(
             None,
             type=["null", "string"],

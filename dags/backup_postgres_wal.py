@@ -38,10 +38,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, task
 
 from mingus_airflow.operators import PgWalArchiveOperator
-from mingus_airflow.selection import select_sources
+from mingus_airflow.selection import select_sources, sources_param
 from mingus_airflow.wiring import load_settings, schedule, wiring
 
 SETTINGS = load_settings()
@@ -58,14 +58,7 @@ with DAG(
     tags=["mingus", "backup", "postgres", "wal"],
     default_args={"owner": "mingus"},
     params={
-        "sources": Param(
-            [],
-            type="array",
-            title="Sources",
-            description="Only these; none chosen = all.",
-            items={"type": "string", "enum": SOURCES},
-            examples=SOURCES,
-        ),
+        "sources": sources_param(SOURCES),
     },
 ):
 

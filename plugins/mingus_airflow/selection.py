@@ -5,7 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
+
+
+def sources_param(known: Sequence[str]) -> Param:
+    """The field ``sources`` of a DAG's form: some of *known*; none chosen = all."""
+    return Param(
+        [],
+        type="array",
+        title="Sources",
+        description="Only these; none chosen = all.",
+        items={"type": "string", "enum": list(known)},
+        examples=list(known),
+    )
 
 
 def select_sources(known: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
