@@ -131,7 +131,7 @@ def extract(
             )
             manifest = found.manifests[recovery.point.snapshot]
         stack.enter_context(reading.announced(place, manifest, context))
-        job.read_from(SnapshotReader(place, manifest), recovery, found.wal if found else None)
+        job.read_from(SnapshotReader(place, manifest, settings.spool_path), recovery, found.wal if found else None)
         if not dry_run:
             job.run()
         return ExtractReport(

@@ -112,15 +112,20 @@ class Prefetcher:
 
     def take(self, name: str, start: int, length: int) -> memoryview:
         """The bytes, fetched ahead or now. :raises StoreError: :raises Damaged: the object is too short."""
+        found = self.fetched(name, start, length)
+        return memoryview(self._store.get_range(name, start, length)) if found is None else found
+
+    def fetched(self, name: str, start: int, length: int) -> memoryview | None:
+        """The bytes, where they were fetched ahead; ``None`` = they were not, or that failed."""
         fetch = self._begin(name, start, start + length) if self.ahead else None
-        if fetch is not None:
-            try:
-                return self._fetched(fetch, start - fetch.range.start, length)
-            except (MingusError, OSError):
-                pass  # a neighbour's trouble is none of this range's: ask for it alone
-            finally:
-                self._end(fetch)
-        return memoryview(self._store.get_range(name, start, length))
+        if fetch is None:
+            return None
+        try:
+            return self._fetched(fetch, start - fetch.range.start, length)
+        except (MingusError, OSError):
+            return None  # maybe a neighbour's trouble, which is none of this range's
+        finally:
+            self._end(fetch)
 
     def _place(self, size: int) -> tuple[_Spool | None, int]:
         """Where *size* bytes will wait; the lock is held."""

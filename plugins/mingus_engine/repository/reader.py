@@ -1,8 +1,8 @@
 """Reading a snapshot: shards → entries → extents → blobs, each opened once and checked before it is believed.
 
 Every blob is authenticated (AES-GCM, at its place), its plain length checked before it is decompressed, and every 64
-KiB block whose hash is known is hashed again. Memory: one fetched range (at most 4 MiB and one blob) a reader, what
-the shard being read holds, and what is fetched ahead from a store that is not a disk.
+KiB block whose hash is known is hashed again. Memory, of each thread: the reads of one batch (16 MiB at most), 8 MiB of
+opened blobs, and what the shard being read holds; what is fetched ahead from a store that is not a disk is spooled.
 """
 
 from __future__ import annotations
@@ -355,7 +355,7 @@ class SnapshotReader:
 
 
 class _Fetched:
-    """The sealed blobs of a batch: cut from its reads, or one by one from what a distant store was asked for ahead."""
+    """The sealed blobs of a batch: what a distant store was asked for ahead, else cut from the batch's reads."""
 
     def __init__(self, prefetcher: Prefetcher, batch: Batch) -> None:
         self._prefetcher, self._batch = prefetcher, batch
@@ -364,11 +364,15 @@ class _Fetched:
 
     def blob(self, name: str, e: Extent, number: int) -> memoryview:
         """The blob of *e*, which is in read *number*, of the pack *name*."""
-        if self._prefetcher.ahead:
-            return self._prefetcher.take(name, e.position, e.sealed_bytes)
+        found = self._prefetcher.fetched(name, e.position, e.sealed_bytes)
+        if found is not None:
+            return found
         read = self._batch.reads[number]
         if number not in self._held:
             self._held[number] = self._prefetcher.take(name, read.start, read.end - read.start)
+            # A batch for a distant store is larger than memory should be where nothing was fetched ahead.
+            while len(self._held) > 1 and sum(map(len, self._held.values())) > 2 * bounds.FETCH_BATCH_BYTES:
+                del self._held[next(iter(self._held))]
         return self._held[number][e.position - read.start : e.position - read.start + e.sealed_bytes]
 
     def used(self, number: int) -> None:

@@ -192,3 +192,14 @@ def test_a_snapshot_of_small_files_is_read_in_few_requests(tmp_path: Path) -> No
     assert "500 files" in check.detail
     assert distant.requests < 100, "not one request a file"
     assert support.contents(repository, manifest) == support.contents(made.repository, manifest)
+
+
+def test_a_file_that_nobody_expected_is_read_in_few_requests(tmp_path: Path) -> None:
+    made = support.make_repository(tmp_path)
+    manifest = support.backed_up(made, MadeSource(files={b"large": noise(6 * MIB, "large")}))
+    distant = DistantStore(MemoryStore.copy_of(made.store).objects)
+    reader = SnapshotReader(Repository("distant", distant, made.repository.config, made.repository.keys), manifest)
+    (file,) = reader.files()
+    before = distant.requests
+    assert sum(length for _, _, length in reader.data(file)) == 6 * MIB
+    assert distant.requests - before < 6, "not one request a blob"
