@@ -46,10 +46,10 @@ def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
 
         return back_up(loaded, arguments[0], context=context, incremental=arguments[1] == "incremental").as_dict()
     if verb == "archive":
-        from mingus_engine.jobs.archive_wal import archive_wal
+        from mingus_engine.jobs.postgres.archive_wal import archive_wal
 
         return archive_wal(loaded, arguments[0], context=context, canary=False).as_dict()
-    from mingus_engine.jobs.restore import restore
+    from mingus_engine.jobs.postgres.restore import restore
 
     if len(arguments) > 2 and int(arguments[2]):
         _delay_requests(int(arguments[2]) / 1000)
@@ -62,7 +62,7 @@ def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
 
 def _let_the_server_run_python() -> None:
     """The server's user runs ``wal fetch``: by the system's Python where this one lies in a closed directory."""
-    from mingus_engine.jobs import fetch_wal
+    from mingus_engine.jobs.postgres import fetch_wal
 
     if os.access(sys.executable, os.X_OK):
         return

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 
 from mingus_engine.bounds import PAGE_BYTES, SLAB_BYTES
+from mingus_engine.sources.buffers import allocate_slab
 from mingus_engine.sources.postgres import pages
-from mingus_engine.sources.postgres.buffers import allocate_slab
 from mingus_engine.sources.postgres.pages import PageVerifier
 
 SLABS = 24  # 96 MiB: more than the caches of most machines

@@ -45,7 +45,7 @@ from mingus_airflow.wiring import load_settings, schedule, wiring
 
 SETTINGS = load_settings()
 WIRING = wiring(SETTINGS)
-SOURCES = [source.id for source in SETTINGS.sources if source.kind == "postgres"]
+SOURCES = SETTINGS.of_kind("postgres")
 
 with DAG(
     dag_id="backup_postgres_full",

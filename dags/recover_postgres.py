@@ -48,7 +48,7 @@ from mingus_airflow.wiring import load_settings, wiring
 
 SETTINGS = load_settings()
 WIRING = wiring(SETTINGS)
-SOURCES = [source.id for source in SETTINGS.sources if source.kind == "postgres"]
+SOURCES = SETTINGS.of_kind("postgres")
 INTO = sorted({*(destination.name for destination in SETTINGS.destinations), *SOURCES})
 TEXT = {"type": ["null", "string"]}
 

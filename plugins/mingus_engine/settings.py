@@ -199,8 +199,81 @@ class WalSettings:
 
 
 @dataclass(frozen=True)
+class RedisConnection:
+    """How a Redis (or Valkey) server is reached.
+
+    :param socket: path of a unix socket; then host and port are not used.
+    :param user: ACL user; empty = the default user.
+    :param tls: encrypt, and verify the certificate and its name; *ca_file*: PEM of a private authority.
+    :param sentinels: ``host:port`` of Sentinels to ask where the primary *sentinel_master* and its replicas are.
+    :param cluster: host and port are of any node of a cluster; every primary is backed up.
+    """
+
+    host: str = "${REDIS_HOST:-localhost}"
+    port: int | str = "${REDIS_PORT:-6379}"
+    socket: str = ""
+    user: str = "${REDIS_USER:-}"
+    password_env: str = "REDIS_PASSWORD"  # noqa: S105 - the name of a variable
+    password_file: str = ""
+    tls: bool = False
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    sentinels: tuple[str, ...] = ()
+    sentinel_master: str = ""
+    sentinel_user: str = ""
+    sentinel_password_env: str = "REDIS_SENTINEL_PASSWORD"  # noqa: S105 - the name of a variable
+    cluster: bool = False
+    connect_timeout_s: int = 10
+    password: Secret | None = None
+
+
+@dataclass(frozen=True)
+class RedisInvariant:
+    """What a restore test asks a restored Redis; ``lua`` must return 1, or keys that match ``pattern`` are counted.
+
+    :param lua: body of a read-only script. :param database: number of the logical database.
+    :param pattern: glob of key names; *least*, *most*: bounds of their number, *most* 0 = none.
+    """
+
+    name: str
+    lua: str = ""
+    database: int = 0
+    pattern: str = ""
+    least: int = 1
+    most: int = 0
+
+
+@dataclass(frozen=True)
+class RedisSettings:
+    """What a source of kind ``redis`` adds.
+
+    :param transport: ``replication`` streams the RDB as a replica would; ``bgsave`` lets the server write it and reads
+        it from *data_directory*.
+    :param data_directory: where the server's files can be read; empty = nowhere. The append-only file is read there;
+        else the command stream is recorded.
+    :param config_file: the server's configuration file, where it can be read; it is stored with a snapshot.
+    :param prefer_replica: take snapshots from a healthy replica where there is one.
+    :param may_be_empty: a snapshot without a key is no failure.
+    :param sample_keys: of how many keys the ``DUMP`` digests are recorded, for restore tests to compare.
+    :param save_timeout_s: how long the server may take to fork and begin to send, or to save.
+    """
+
+    connection: RedisConnection = field(default_factory=RedisConnection)
+    airflow_connection: str = ""
+    transport: Literal["replication", "bgsave"] = "replication"
+    data_directory: str = ""
+    config_file: str = ""
+    prefer_replica: bool = True
+    may_be_empty: bool = False
+    sample_keys: int = 1000
+    save_timeout_s: int = 3600
+    invariants: tuple[RedisInvariant, ...] = ()
+
+
+@dataclass(frozen=True)
 class SourceSettings:
-    """One source.
+    """One source. Its *kind* decides which of the keys mean something; a key of another kind is an error.
 
     :param id: ``[a-z0-9][a-z0-9-]{0,62}``; never changed, never used for another source.
     :param transport: ``local`` reads the data directory, ``replication`` uses ``BASE_BACKUP``, ``sql`` reads files by
@@ -210,11 +283,11 @@ class SourceSettings:
     :param repository: the first repository; ``ship_to`` the chain of others, in order.
     :param full_every_days: an incremental backup that finds its chain this old takes a full one instead.
     :param compression_level: zstd; 1 is fastest, 3 stores some percent less.
-    :param bin_directory: directory of PostgreSQL's programs for restore tests; empty = found by version.
+    :param bin_directory: directory of the server's programs for restore tests; empty = found by version.
     """
 
     id: str
-    kind: Literal["postgres"] = "postgres"
+    kind: Literal["postgres", "redis"] = "postgres"
     transport: Literal["local", "replication", "sql"] = "local"
     sql_connections: int = bounds.SQL_CONNECTIONS_DEFAULT
     connection: PostgresConnection = field(default_factory=PostgresConnection)
@@ -232,6 +305,7 @@ class SourceSettings:
     verify: VerifySettings = field(default_factory=VerifySettings)
     wal: WalSettings = field(default_factory=WalSettings)
     bin_directory: str = ""
+    redis: RedisSettings = field(default_factory=RedisSettings)
 
     @property
     def wal_slot(self) -> str:
@@ -282,12 +356,19 @@ class Settings:
         """The spool directory."""
         return Path(self.spool_directory) if self.spool_directory else self.state_path / "spool"
 
-    def source(self, source_id: str) -> SourceSettings:
-        """The source *source_id*.
+    def source(self, source_id: str, kind: str | None = None) -> SourceSettings:
+        """The source *source_id*, which must be of *kind* where that is given.
 
-        :raises SettingsError: there is none of that name (the nearest is named).
+        :raises SettingsError: there is none of that name (the nearest is named), or it is of another kind.
         """
-        return typing.cast(SourceSettings, _named("source", source_id, {s.id: s for s in self.sources}))
+        found = typing.cast(SourceSettings, _named("source", source_id, {s.id: s for s in self.sources}))
+        if kind is not None and found.kind != kind:
+            raise SettingsError(f"source {source_id!r} is of kind {found.kind}, not {kind}")
+        return found
+
+    def of_kind(self, kind: str) -> list[str]:
+        """Ids of the sources of *kind*, in the order of the settings."""
+        return [source.id for source in self.sources if source.kind == kind]
 
     def destination(self, name: str) -> DestinationSettings:
         """The destination *name*; a source's id stands for the server of that source.
@@ -295,22 +376,30 @@ class Settings:
         :raises SettingsError: there is none of that name (the nearest is named).
         """
         known = {
-            s.id: DestinationSettings(s.id, s.connection, s.airflow_connection, s.bin_directory) for s in self.sources
+            s.id: DestinationSettings(s.id, s.connection, s.airflow_connection, s.bin_directory)
+            for s in self.sources
+            if s.kind == "postgres"
         }
         known |= {d.name: d for d in self.destinations}
         return typing.cast(DestinationSettings, _named("destination", name, known))
 
-    def stored_source(self, source_id: str) -> SourceSettings:
+    def stored_source(self, source_id: str, kind: str | None = None) -> SourceSettings:
         """The source *source_id*, to read what is stored of it. Settings without any source need not name it: what is
-        left after a disaster may be a repository and a key.
+        left after a disaster may be a repository and a key. Its kind is then what is asked for.
 
-        :raises SettingsError: there are sources, none of that name; or it is no name.
+        :raises SettingsError: there are sources, none of that name, or of another *kind*; or it is no name.
         """
         if self.sources or SOURCE_ID.fullmatch(source_id) is None:
-            return self.source(source_id)
+            return self.source(source_id, kind)
         chain = [repository.name for repository in self.repositories]
         return typing.cast(
-            SourceSettings, _build(SourceSettings, {"id": source_id, "ship_to": chain[1:]}, "settings", os.environ)
+            SourceSettings,
+            _build(
+                SourceSettings,
+                {"id": source_id, "kind": kind or "postgres", "ship_to": chain[1:]},
+                "settings",
+                os.environ,
+            ),
         )
 
     def repository(self, name: str) -> RepositorySettings:
@@ -375,6 +464,7 @@ def parse(
     if not isinstance(document, dict):
         raise SettingsError(f"{where}: must be a mapping of settings")
     settings = typing.cast(Settings, _build(Settings, document, where, environ))
+    _refuse_foreign_keys(document, where)
     if base is not None:
         settings = _absolute(settings, base.absolute())
     _check(settings, where)
@@ -397,6 +487,25 @@ def read_secret(
         except (OSError, IndexError):
             raise SettingsError(f"cannot read the {what} from file {file_name}") from None
     return None
+
+
+# Keys of a source that mean something for one kind alone.
+_KIND_KEYS = {
+    "postgres": {
+        "transport", "sql_connections", "connection", "airflow_connection", "data_directory", "verify_page_checksums",
+        "max_rate_bytes_per_s", "predicates", "measurements", "wal",
+    },
+    "redis": {"redis"},
+}  # fmt: skip
+
+
+def _refuse_foreign_keys(document: Mapping[str, Any], where: str) -> None:
+    """:raises SettingsError: a source has a key that its kind does not know; it would do nothing."""
+    for i, raw in enumerate(document.get("sources") or ()):
+        kind = raw.get("kind", "postgres")
+        for other, keys in _KIND_KEYS.items():
+            if other != kind and (foreign := sorted(keys & raw.keys())):
+                raise SettingsError(f"{where}.sources[{i}]: {foreign[0]!r} is a key of {other} sources, not of {kind}")
 
 
 def _named(kind: str, name: str, known: Mapping[str, Any]) -> Any:

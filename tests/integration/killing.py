@@ -23,7 +23,7 @@ from typing import Any
 from mingus_engine.codec.containers import BlobKind
 from mingus_engine.jobs.back_up import back_up
 from mingus_engine.jobs.context import JobContext, Progress
-from mingus_engine.jobs.restore import restore
+from mingus_engine.jobs.postgres.restore import restore
 from mingus_engine.jobs.ship import ship
 from mingus_engine.jobs.verify import verify
 from mingus_engine.repository import packs

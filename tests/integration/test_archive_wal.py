@@ -10,8 +10,8 @@ import pytest
 
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import LogDiverged, MingusError, StoreUnreachable
-from mingus_engine.jobs.archive_wal import refuse_incomplete
-from mingus_engine.jobs.stored_wal import StoredWal
+from mingus_engine.jobs.postgres.archive_wal import refuse_incomplete
+from mingus_engine.jobs.postgres.stored_wal import StoredWal
 from mingus_engine.repository import logs, records, state
 from mingus_engine.settings import Settings
 from mingus_engine.sources.postgres import wal

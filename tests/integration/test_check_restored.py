@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mingus_engine.errors import TargetError, VerificationFailed
-from mingus_engine.jobs.check_restored import check_restored
+from mingus_engine.jobs.postgres.check_restored import check_restored
 from tests.integration.conftest import Install
 from tests.support.archiving import drain, keep_wal
 from tests.support.installation import SOURCE

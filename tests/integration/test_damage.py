@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mingus_engine.errors import Damaged, FormatTooNew, KeyUnavailable, MingusError, NotARepository, ObjectMissing
-from mingus_engine.jobs import back_up as back_up_job
+from mingus_engine.jobs import backing_up
 from mingus_engine.jobs.made_items import made_items
 from mingus_engine.jobs.verify import VerificationRefuted
 from mingus_engine.repository import names, packs, records
@@ -236,7 +236,7 @@ def test_a_snapshot_whose_backup_label_was_tampered_with_is_refuted(
     forge: Callable[[bytes], bytes | None], books: PgCluster, install: Install, workspace: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(back_up_job, "made_items", _forging(forge))
+    monkeypatch.setattr(backing_up, "made_items", _forging(forge))
     installation = install(books, predicates=ledger.PREDICATES)
     installation.back_up()
     assert installation.verify("L2").ok  # every byte is what was stored
@@ -263,7 +263,7 @@ def test_a_backup_label_of_a_later_moment_is_refuted(
             (label,) = connection.execute("select labelfile from pg_backup_stop(false)").fetchone() or ("",)
             later.append(label.encode())
 
-    monkeypatch.setattr(back_up_job, "made_items", _forging(lambda content: later[0]))
+    monkeypatch.setattr(backing_up, "made_items", _forging(lambda content: later[0]))
     installation = install(books)
     installation.back_up(on_progress=at_first("back up", deed))
     with pytest.raises(VerificationRefuted) as caught:

@@ -23,8 +23,8 @@ from mingus_engine.errors import (
     TargetNotEmpty,
     VerificationFailed,
 )
-from mingus_engine.jobs import destination, extract_request
-from mingus_engine.jobs.extract import ExtractReport, extract
+from mingus_engine.jobs.postgres import destination, extract_request
+from mingus_engine.jobs.postgres.extract import ExtractReport, extract
 from mingus_engine.postgres.programs import Programs
 from mingus_engine.postgres.transfer import Side, transfer
 from mingus_engine.settings import DestinationSettings
@@ -272,7 +272,7 @@ def test_what_arrived_with_other_numbers_is_not_called_a_success(
         origin.cluster.execute("delete from posting where id <= 3", dbname="half")
         return sent
 
-    monkeypatch.setattr("mingus_engine.jobs.extract.transfer", meddle)
+    monkeypatch.setattr("mingus_engine.jobs.postgres.extract.transfer", meddle)
     with pytest.raises(VerificationFailed, match=r"rows: public\.posting: 3997 instead of 4000; invariant"):
         take(origin.cluster, "books", new_name="half")
     assert databases(origin.cluster) == before

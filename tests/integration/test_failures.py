@@ -27,7 +27,8 @@ from mingus_engine.errors import (
     TargetNotEmpty,
     TargetTooSmall,
 )
-from mingus_engine.jobs import back_up as back_up_job
+from mingus_engine.jobs.backing_up import BackUpRun
+from mingus_engine.jobs.postgres import back_up as back_up_job
 from mingus_engine.jobs.verify import VerificationRefuted
 from mingus_engine.repository.manifests import LogRef
 from mingus_engine.settings import Settings
@@ -327,10 +328,10 @@ def test_a_segment_that_was_not_stored_is_never_called_a_backup(
 ) -> None:
     cluster = make_cluster(15, wal_segment_mib=1, conf=QUIET)
     installation = install(cluster)
-    whole = back_up_job._BackUp.archive
+    whole = back_up_job.archive
     stored = []
 
-    def losing(job: back_up_job._BackUp, backup: PostgresBackup) -> list[LogRef]:
+    def losing(job: BackUpRun, backup: PostgresBackup) -> list[LogRef]:
         refs = whole(job, backup)
         stored.append(len(refs))
         del refs[lost]
@@ -339,7 +340,7 @@ def test_a_segment_that_was_not_stored_is_never_called_a_backup(
     def deed() -> None:
         cluster.execute("create table filler as select md5(g::text) from generate_series(1, 30000) g")
 
-    monkeypatch.setattr(back_up_job._BackUp, "archive", losing)
+    monkeypatch.setattr(back_up_job, "archive", losing)
     with raises(BackupBroken, 7, "the backup needs it up to", transient=True):
         installation.back_up(on_progress=at_first("back up", deed))
     assert stored[0] > 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mingus_engine.errors import SourceUnsupported
-from mingus_engine.jobs.restore import restore
+from mingus_engine.jobs.postgres.restore import restore
 from tests.integration import ledger
 from tests.integration.comparing import base_backup, difference, tree
 from tests.integration.conftest import QUIET, Install

@@ -11,7 +11,7 @@ import pytest
 
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import Damaged, LogDiverged, MingusError, SettingsError, StoreUnreachable
-from mingus_engine.jobs.push_wal import PushWalReport, push_wal
+from mingus_engine.jobs.postgres.push_wal import PushWalReport, push_wal
 from mingus_engine.store.faulty import Fault
 from tests.integration.archives import archived, compare, index_of, system_id, write_wal
 from tests.support.directories import make_directory

@@ -14,10 +14,10 @@ import pytest
 
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import Damaged, NotRestorable, SettingsError, TargetError
-from mingus_engine.jobs import recovery_target
-from mingus_engine.jobs.archive_wal import archive_wal
+from mingus_engine.jobs.postgres import recovery_target
+from mingus_engine.jobs.postgres.archive_wal import archive_wal
+from mingus_engine.jobs.postgres.windows import windows
 from mingus_engine.jobs.verify import VerificationRefuted
-from mingus_engine.jobs.windows import windows
 from tests.integration import ledger
 from tests.integration.conftest import Install
 from tests.integration.journal import Entry, Journal, shown

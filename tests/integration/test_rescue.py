@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from mingus_engine.errors import SettingsError
-from mingus_engine.jobs.restore import restore
+from mingus_engine.jobs.postgres.restore import restore
+from mingus_engine.jobs.postgres.windows import windows
 from mingus_engine.jobs.verify import verify
-from mingus_engine.jobs.windows import windows
 from tests.integration import ledger
 from tests.integration.conftest import Install
 from tests.support import directories

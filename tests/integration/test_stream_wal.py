@@ -12,7 +12,7 @@ import pytest
 
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import SourceBusy
-from mingus_engine.jobs.stream_wal import stream_wal
+from mingus_engine.jobs.postgres.stream_wal import stream_wal
 from tests.integration.archives import compare, declared_gaps, index_of, streaming, system_id, write_wal
 from tests.integration.test_archive_wal import changed
 from tests.support.fixtures import MakeCluster

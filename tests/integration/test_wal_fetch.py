@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mingus_engine import lsn as lsns
-from mingus_engine.jobs import fetch_wal
+from mingus_engine.jobs.postgres import fetch_wal
 from tests.integration.conftest import Install
 from tests.integration.journal import Journal, shown
 from tests.support import directories

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from mingus_engine.jobs import archive_wal
 from mingus_engine.jobs.context import JobContext, Report
+from mingus_engine.jobs.postgres import archive_wal
 from mingus_engine.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

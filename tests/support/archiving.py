@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from mingus_engine import lsn as lsns
-from mingus_engine.jobs import wal
+from mingus_engine.jobs.postgres import wal
 from mingus_engine.repository import log_index, runs, writer
 from mingus_engine.sources.base import TimelineHistory, WalPiece
 from mingus_engine.sources.postgres.wal import WalReceiver

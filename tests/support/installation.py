@@ -12,16 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from mingus_engine.jobs import places
-from mingus_engine.jobs.archive_wal import ArchiveWalReport, archive_wal
-from mingus_engine.jobs.back_up import BackUpReport, back_up
+from mingus_engine.jobs.back_up import back_up
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.initialise import initialise
-from mingus_engine.jobs.restore import RestoreReport, restore
+from mingus_engine.jobs.postgres.archive_wal import ArchiveWalReport, archive_wal
+from mingus_engine.jobs.postgres.back_up import PostgresBackUpReport
+from mingus_engine.jobs.postgres.restore import RestoreReport, restore
 from mingus_engine.jobs.ship import ShipReport, ship
 from mingus_engine.jobs.verify import VerifyReport, verify
 from mingus_engine.repository.repository import Repository
@@ -147,9 +148,10 @@ class Installation:
         """A context that notes what is logged; ``values`` as for ``JobContext``."""
         return JobContext(**{"log": self.messages.append, "provenance": {"host": "test"}, **values})
 
-    def back_up(self, *, incremental: bool = False, **context: Any) -> BackUpReport:
+    def back_up(self, *, incremental: bool = False, **context: Any) -> PostgresBackUpReport:
         """Back up the source."""
-        return back_up(self.settings, SOURCE, context=self.context(**context), incremental=incremental)
+        report = back_up(self.settings, SOURCE, context=self.context(**context), incremental=incremental)
+        return cast(PostgresBackUpReport, report)
 
     def ship(self, origin: str = FIRST, destination: str = SECOND, **context: Any) -> ShipReport:
         """Ship all snapshots."""

@@ -21,10 +21,10 @@ from pathlib import Path
 from mingus_engine import bounds
 from mingus_engine.codec import shards
 from mingus_engine.codec.entries import RunTable
-from mingus_engine.jobs import wal
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.entry_sorter import EntrySorter
 from mingus_engine.jobs.pipeline import Pipeline
+from mingus_engine.jobs.postgres import wal
 from mingus_engine.repository import envelope, manifests, resume, runs, writer
 from mingus_engine.repository import repository as repositories
 from mingus_engine.repository.envelope import Signer

@@ -26,7 +26,7 @@ class PgExtractOperator(ApprovedOperator):
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``extract`` job."""
-        from mingus_engine.jobs.extract import extract
+        from mingus_engine.jobs.postgres.extract import extract
 
         order = self.parsed()
         return extract(

@@ -26,7 +26,7 @@ class PgRestoreOperator(ApprovedOperator):
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``restore`` job."""
-        from mingus_engine.jobs.restore import restore
+        from mingus_engine.jobs.postgres.restore import restore
 
         order = self.parsed()
         return restore(

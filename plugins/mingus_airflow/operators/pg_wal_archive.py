@@ -11,12 +11,9 @@ from mingus_engine.settings import Settings
 class PgWalArchiveOperator(EngineOperator):
     """Drains the source's replication slot, ships what is archived to every repository, finds a marker in each.
 
-    Returns the report of ``mingus_engine.jobs.archive_wal``: segments, slices, bytes, lag, the moment up to which
-    everything is archived, gaps, the slot's state. Where the streaming service holds the slot it only ships and checks,
-    and fails when the service is behind. A retry goes on where the failed try stopped.
-
-    :param source: id of a ``postgres`` source in the settings. (templated)
-    :param settings_file: path; default ``MINGUS_CONFIG``, else ``include/config/mingus.yaml``. (templated)
+    Returns the report of ``jobs.postgres.archive_wal``: segments, slices, bytes, lag, the moment up to which everything
+    is archived, gaps, the slot's state. Where the streaming service holds the slot it only ships and checks, and fails
+    when the service is behind. A retry goes on where the failed try stopped.
     """
 
     verb = "archive"
@@ -25,7 +22,7 @@ class PgWalArchiveOperator(EngineOperator):
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``archive_wal`` job; fail when not every repository has everything."""
-        from mingus_engine.jobs.archive_wal import archive_wal, refuse_incomplete
+        from mingus_engine.jobs.postgres.archive_wal import archive_wal, refuse_incomplete
 
         report = archive_wal(settings, self.source, context=context)
         for gap in report.gaps:

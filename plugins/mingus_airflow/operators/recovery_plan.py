@@ -49,7 +49,7 @@ class PgRecoveryPlanOperator(OrderOperator):
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Plan the ``restore`` (or ``extract``) job and look at the recovery windows."""
-        from mingus_engine.jobs.windows import windows
+        from mingus_engine.jobs.postgres.windows import windows
 
         order, watch = self.parsed(), Stopwatch()
         planned = _plan(settings, order, context)
@@ -77,11 +77,11 @@ def _plan(settings: Settings, order: RecoveryOrder, context: JobContext) -> dict
         **order.moment(),
     }
     if order.mode == EXTRACT:
-        from mingus_engine.jobs.extract import extract
+        from mingus_engine.jobs.postgres.extract import extract
 
         settings = resolve_destination(settings, order.into)
         return extract(settings, order.source, **order.extraction(), **common).as_dict()
-    from mingus_engine.jobs.restore import restore
+    from mingus_engine.jobs.postgres.restore import restore
 
     # A drill's directory is made, and wiped, by the drill.
     directory = Path(order.directory or settings.state_path / "scratch")

@@ -22,7 +22,7 @@ class PgRestoredCheckOperator(OrderOperator):
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``check_restored`` job."""
-        from mingus_engine.jobs.check_restored import check_restored
+        from mingus_engine.jobs.postgres.check_restored import check_restored
 
         order = self.parsed()
         return check_restored(settings, order.source, directory=Path(order.directory), context=context)

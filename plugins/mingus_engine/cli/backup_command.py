@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mingus_engine.cli import output
 from mingus_engine.cli.arguments import Subparsers, command
 from mingus_engine.cli.checks import check_lines
 from mingus_engine.cli.session import Session
+
+if TYPE_CHECKING:
+    from mingus_engine.jobs.backing_up import BackUpReport
 
 
 def add(commands: Subparsers) -> None:
@@ -44,11 +48,9 @@ def run(args: argparse.Namespace, session: Session) -> int:
             ("repository", report.repository),
             ("files", output.number(report.files)),
             ("read", output.size(report.bytes_read)),
-            *([] if report.bytes_received is None else [("received", output.size(report.bytes_received))]),
             ("stored", f"{output.size(report.bytes_stored)} (ratio {report.ratio:.2f})"),
             *([("reused", output.size(report.bytes_reused))] if report.bytes_reused else []),
-            ("WAL", output.size(report.wal_bytes)),
-            ("LSN", f"{report.start_lsn} to {report.stop_lsn}, timeline {report.timeline}"),
+            *_of_postgres(report),
             ("duration", output.duration(report.duration_s)),
             ("flagged", output.yes_no(report.flagged)),
         ))
@@ -62,3 +64,15 @@ def run(args: argparse.Namespace, session: Session) -> int:
         console.warn(f"snapshot {report.snapshot} is flagged: a check failed while it was taken")
     console.note(f"not proven yet: `mingus verify {args.source}` restores it and checks")
     return 0
+
+
+def _of_postgres(report: BackUpReport) -> list[tuple[str, str]]:
+    from mingus_engine.jobs.postgres.back_up import PostgresBackUpReport
+
+    if not isinstance(report, PostgresBackUpReport):
+        return []
+    return [
+        *([] if report.bytes_received is None else [("received", output.size(report.bytes_received))]),
+        ("WAL", output.size(report.wal_bytes)),
+        ("LSN", f"{report.start_lsn} to {report.stop_lsn}, timeline {report.timeline}"),
+    ]

@@ -56,7 +56,7 @@ def require_consistent(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, session: Session) -> int:
     """Run the extraction."""
-    from mingus_engine.jobs.extract import extract
+    from mingus_engine.jobs.postgres.extract import extract
 
     report = session.run(
         lambda context: extract(

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
     extract_arguments.require_consistent(args)
     if args.extract is not None:
         return extract_arguments.run(args, session)
-    from mingus_engine.jobs.restore import restore
+    from mingus_engine.jobs.postgres.restore import restore
 
     report = session.run(
         lambda context: restore(

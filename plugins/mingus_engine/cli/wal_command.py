@@ -12,8 +12,8 @@ from mingus_engine.cli.session import Failed, Session
 from mingus_engine.errors import MingusError, SettingsError
 
 if TYPE_CHECKING:
-    from mingus_engine.jobs.archive_wal import ArchiveWalReport
-    from mingus_engine.jobs.stream_wal import StreamStatus
+    from mingus_engine.jobs.postgres.archive_wal import ArchiveWalReport
+    from mingus_engine.jobs.postgres.stream_wal import StreamStatus
 
 
 def add(commands: Subparsers) -> None:
@@ -59,7 +59,7 @@ def add(commands: Subparsers) -> None:
 
 def run_archive(args: argparse.Namespace, session: Session) -> int:
     """Run ``wal archive``."""
-    from mingus_engine.jobs.archive_wal import archive_wal, refuse_incomplete
+    from mingus_engine.jobs.postgres.archive_wal import archive_wal, refuse_incomplete
 
     canary = False if args.no_canary else None
     report = session.run(
@@ -78,14 +78,14 @@ def run_archive(args: argparse.Namespace, session: Session) -> int:
 
 def run_fetch(args: argparse.Namespace, session: Session) -> int:
     """Run ``wal fetch``. Whatever happens must not look like the end of the log."""
-    from mingus_engine.jobs import fetch_wal
+    from mingus_engine.jobs.postgres import fetch_wal
 
     try:
         settings = session.settings
-        sources = [source.id for source in settings.sources]
+        sources = settings.of_kind("postgres")
         if args.source is None and len(sources) != 1:
             raise SettingsError("the log of which source?", hint=f"say --source: {', '.join(sources)}")
-        source = settings.source(args.source or sources[0]).id
+        source = settings.source(args.source or sources[0], "postgres").id
         context = session.context()
         if args.ahead:
             fetch_wal.prefetch(settings, source, args.file, context=context)
@@ -105,7 +105,7 @@ def run_fetch(args: argparse.Namespace, session: Session) -> int:
 
 def run_stream(args: argparse.Namespace, session: Session) -> int:
     """Run ``wal stream``."""
-    from mingus_engine.jobs.stream_wal import stream_wal
+    from mingus_engine.jobs.postgres.stream_wal import stream_wal
 
     console = session.console
 
@@ -129,7 +129,7 @@ def run_stream(args: argparse.Namespace, session: Session) -> int:
 
 def run_push(args: argparse.Namespace, session: Session) -> int:
     """Run ``wal push``."""
-    from mingus_engine.jobs.push_wal import push_wal
+    from mingus_engine.jobs.postgres.push_wal import push_wal
 
     settings = session.settings
     known = [source.id for source in settings.sources]

@@ -26,10 +26,10 @@ def add(commands: Subparsers) -> None:
 def run(args: argparse.Namespace, session: Session) -> int:
     """Run the command."""
     settings = session.settings
-    chosen = [settings.stored_source(args.source).id] if args.source else [source.id for source in settings.sources]
+    chosen = [settings.stored_source(args.source, "postgres").id] if args.source else settings.of_kind("postgres")
     if args.repository:
         settings.repository(args.repository)
-    from mingus_engine.jobs.windows import windows
+    from mingus_engine.jobs.postgres.windows import windows
 
     reports = [
         session.run(lambda context: windows(settings, source, args.repository, context=context)).as_dict()  # noqa: B023

@@ -6,21 +6,19 @@ and must be whole (DESIGN §4 "Commit").
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
-from mingus_engine import lsn as lsns
 from mingus_engine import ulids
-from mingus_engine.errors import Damaged
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.repository import names, records, reusable
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.parent import ParentSnapshot, lacking
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.repository.repository import utc_now
-from mingus_engine.repository.reusable import Candidate, Gap, Use
+from mingus_engine.repository.reusable import Candidate, Rules, Use
 from mingus_engine.repository.writer import UNUSABLE, WriteRun
 
 # Proofs are made by machines whose clocks may differ.
@@ -28,18 +26,29 @@ _CLOCKS = timedelta(days=1)
 _PARENTS_TRIED = 2
 
 
+MakeRules = Callable[[Iterator[records.Record]], Rules]
+
+
 class ParentChooser:
     """A ``sources.base.ChooseParent``. Asked once.
 
+    :param rules: of the kind of source, made from the source's audit records.
     :param generation: how old a chain may become. :param avoid: ULIDs of snapshots that proved damaged.
     :ivar parent: what was chosen. :ivar reasons: why not the newest snapshot, or why none.
     :ivar held: of packs of the parent (run, number): bytes of files that they held when they were written.
     """
 
     def __init__(
-        self, run: WriteRun, context: JobContext, *, generation: timedelta, avoid: Collection[str] = ()
+        self,
+        run: WriteRun,
+        context: JobContext,
+        rules: MakeRules,
+        *,
+        generation: timedelta,
+        avoid: Collection[str] = (),
     ) -> None:
-        self._run, self._context, self._generation, self._avoid = run, context, generation, avoid
+        self._run, self._context, self._rules = run, context, rules
+        self._generation, self._avoid = generation, avoid
         self._readers: dict[str, SnapshotReader] = {}
         self.parent: ParentSnapshot | None = None
         self.reasons: list[str] = []
@@ -51,9 +60,8 @@ class ParentChooser:
         if len(self._avoid) >= _PARENTS_TRIED:
             self.reasons.append(f"{len(self._avoid)} snapshots proved damaged")
             return None
-        choice = reusable.choose(
-            self._candidates(), facts, now=utc_now(), generation=self._generation, gaps=self._gaps()
-        )
+        rules = self._rules(self.records(records.AUDIT))
+        choice = reusable.choose(self._candidates(), facts, now=utc_now(), generation=self._generation, rules=rules)
         self.reasons.extend(choice.reasons)
         if choice.parent is not None:
             self.parent = self._parent(self._readers[choice.parent.snapshot])
@@ -113,26 +121,12 @@ class ParentChooser:
             return None
         return ParentSnapshot(reader, refused=by_use[Use.REFUSE], sparse=by_use[Use.STORE_AGAIN])
 
-    # -- proofs and gaps --------------------------------------------------------------------------------------------
-
-    def _gaps(self) -> list[Gap]:
-        """WAL that was declared lost within about the last generation (see ``jobs.wal_session``)."""
-        found = []
-        for record in self._records(records.AUDIT):
-            if record.facts.get("event") != "wal gap":
-                continue
-            try:
-                start, end = lsns.parse(record.text("from")), lsns.parse(record.text("to"))
-                found.append(Gap(record.source_envelope.number("timeline"), start, end))
-            except (Damaged, ValueError):
-                # No left-over may ever keep a source from being backed up.
-                self._context.log(f"not understood: {record.name}")
-        return found
+    # -- proofs -----------------------------------------------------------------------------------------------------
 
     @cached_property
     def _proofs(self) -> list[records.Record]:
         """Proofs from L1 on, oldest first."""
-        return [r for r in self._records(records.PROOF) if _tells(r.facts)]
+        return [r for r in self.records(records.PROOF) if _tells(r.facts)]
 
     @cached_property
     def _names(self) -> list[names.RecordName]:
@@ -142,7 +136,8 @@ class ParentChooser:
         found = [name for info in listed if (name := names.record(info.name)) and ulids.made_at(name.ulid) >= since]
         return sorted(found, key=lambda name: name.ulid)
 
-    def _records(self, kind: str) -> Iterator[records.Record]:
+    def records(self, kind: str) -> Iterator[records.Record]:
+        """Of *kind*, of about the last generation, oldest first."""
         for name in self._names:
             if name.kind == kind:
                 try:

@@ -23,7 +23,7 @@ from mingus_engine.repository.parent import ParentSnapshot
 from mingus_engine.repository.resume import StoredBlocks
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.sources.base import FileKind, Item, Stretches
-from mingus_engine.sources.postgres.buffers import allocate_slab
+from mingus_engine.sources.buffers import allocate_slab
 
 _Work: TypeAlias = tuple[Item, FileMap]
 

@@ -14,12 +14,13 @@ from typing import Any
 
 from mingus_engine.checks import Check
 from mingus_engine.errors import Damaged, LogMissing, ObjectMissing, SettingsError, VerificationFailed
-from mingus_engine.jobs import integrity, places, reading, recovery_target
+from mingus_engine.jobs import integrity, places, reading
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.jobs.recovery_target import Recovery, Target
-from mingus_engine.jobs.restore import find_recovery
-from mingus_engine.jobs.restore_test import RestoreTest
-from mingus_engine.jobs.windows import Recoverable
+from mingus_engine.jobs.postgres import recovery_target
+from mingus_engine.jobs.postgres.recovery_target import Recovery, Target
+from mingus_engine.jobs.postgres.restore import find_recovery
+from mingus_engine.jobs.postgres.restore_test import RestoreTest
+from mingus_engine.jobs.postgres.windows import Recoverable
 from mingus_engine.repository import records
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.reader import SnapshotReader

@@ -10,10 +10,9 @@ import enum
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 from mingus_engine import bounds
-from mingus_engine import lsn as lsns
 
 # A pack less than this full of bytes that are still needed is emptied: its rest is stored again.
 LIVE_MIN_SHARE = 0.3
@@ -36,12 +35,14 @@ class Candidate:
     same_hash_key: bool = True
 
 
-class Gap(NamedTuple):
-    """WAL that was declared lost: LSNs on a timeline."""
+class Rules(Protocol):
+    """What a kind of source adds to the rules below. Facts are as in a manifest, and what the source gave for now."""
 
-    timeline: int
-    start: int
-    end: int
+    def foreign(self, then: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+        """Why a snapshot with the facts *then* is of something else than the source now; empty = it is not."""
+
+    def begin_anew(self, parent: Candidate, facts: Mapping[str, Any]) -> list[str]:
+        """Why nothing may be built on *parent* nor on anything older; empty = it may be."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +67,24 @@ def choose(
     *,
     now: datetime,
     generation: timedelta,
-    gaps: Sequence[Gap] = (),
+    rules: Rules,
 ) -> Choice:
     """The parent of a backup of the source that *facts* are of.
 
-    :param candidates: newest first; looked at until one decides. :param facts: as in a manifest, and ``position``, the
-        source's newest LSN. :param generation: how old a chain may become, counted from its full backup.
+    :param candidates: newest first; looked at until one decides.
+    :param generation: how old a chain may become, counted from its full backup.
     """
     passed: list[str] = []
     for candidate in candidates:
-        if why := cannot_be_parent(candidate, facts, now):
+        if why := cannot_be_parent(candidate, now) or rules.foreign(candidate.facts, facts):
             passed.append(f"not on {candidate.snapshot}: {why}")
             continue
-        begin_anew = fresh_full(candidate, facts, now=now, generation=generation, gaps=gaps)
+        begin_anew = [*rules.begin_anew(candidate, facts), *too_old(candidate, now, generation)]
         return Choice(None, [*passed, *begin_anew]) if begin_anew else Choice(candidate, passed)
     return Choice(None, [*passed, "there is no snapshot to build on"])
 
 
-def cannot_be_parent(candidate: Candidate, facts: Mapping[str, Any], now: datetime) -> str:
+def cannot_be_parent(candidate: Candidate, now: datetime) -> str:
     """Why *candidate* cannot be the parent although an older one may be; empty = it can."""
     if not candidate.settled:
         return "a cleaner has not settled it yet"
@@ -93,39 +94,15 @@ def cannot_be_parent(candidate: Candidate, facts: Mapping[str, Any], now: dateti
         return f"its newest proof ({candidate.refuted}) failed"
     if candidate.written_at > now + bounds.CLOCK_SKEW_MAX:
         return f"it is dated {candidate.written_at:%F %T}, after the present"
-    if not candidate.same_hash_key:
-        return "its block hashes have another key"
-    theirs, ours = candidate.facts.get("system_id"), facts.get("system_id")
-    return f"it is of cluster {theirs}, not {ours}" if theirs != ours else ""
+    return "" if candidate.same_hash_key else "its block hashes have another key"
 
 
-def fresh_full(
-    parent: Candidate, facts: Mapping[str, Any], *, now: datetime, generation: timedelta, gaps: Sequence[Gap] = ()
-) -> list[str]:
-    """Why nothing may be built on *parent* nor on anything older; empty = it may be."""
-    then, reasons = parent.facts, []
-    stop = lsns.parse(str(then["stop_lsn"]))
-    if then["timeline"] != facts["timeline"]:
-        reasons.append(f"timeline {then['timeline']} became {facts['timeline']}")
-    elif int(facts["position"]) < stop:
-        where = lsns.text(int(facts["position"]))
-        reasons.append(f"the server is at {where}, before the end of {parent.snapshot}: it was restored")
-    for what, old, new in (
-        ("major version", _major(then), _major(facts)),
-        ("data_checksums", then.get("data_checksums"), facts.get("data_checksums")),
-        ("wal_level", then.get("settings", {}).get("wal_level"), facts.get("settings", {}).get("wal_level")),
-    ):
-        if old != new:
-            reasons.append(f"{what} changed from {old} to {new}")
-    reasons.extend(
-        f"WAL from {lsns.text(gap.start)} to {lsns.text(gap.end)} was lost since {parent.snapshot}"
-        for gap in gaps
-        if gap.timeline == facts["timeline"] and gap.end > stop
-    )
-    started = generation_start(then)
-    if now - started >= generation:
-        reasons.append(f"the last fresh full is of {started:%F %T}, over {generation.days} days ago")
-    return reasons
+def too_old(parent: Candidate, now: datetime, generation: timedelta) -> list[str]:
+    """Why the chain that *parent* is the end of has become too long; empty = it has not."""
+    started = generation_start(parent.facts)
+    if now - started < generation:
+        return []
+    return [f"the last fresh full is of {started:%F %T}, over {generation.days} days ago"]
 
 
 def generation_start(facts: Mapping[str, Any]) -> datetime:
@@ -150,7 +127,3 @@ def reusable(
     if live is not None and live[0] < live[1] * LIVE_MIN_SHARE:
         return Use.STORE_AGAIN, f"only {live[0]} of its {live[1]} bytes are needed"
     return Use.BUILD_ON, ""
-
-
-def _major(facts: Mapping[str, Any]) -> int:
-    return int(facts["server_version_number"]) // 10000

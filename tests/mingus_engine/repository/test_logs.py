@@ -8,7 +8,7 @@ import pytest
 from mingus_engine import bounds
 from mingus_engine.codec.containers import ContainerKind
 from mingus_engine.errors import BackupBroken, CommitRefused, Damaged, LogDiverged, StoreUnreachable
-from mingus_engine.jobs import wal
+from mingus_engine.jobs.postgres import wal
 from mingus_engine.repository import names, records
 from mingus_engine.repository.logs import LogReader, LogWriter
 from mingus_engine.repository.manifests import LogRef

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from mingus_engine.jobs.postgres.parent_rules import Gap, PostgresRules
 from mingus_engine.repository import reusable
-from mingus_engine.repository.reusable import Candidate, Choice, Gap, Use
+from mingus_engine.repository.reusable import Candidate, Choice, Use
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 WEEK = timedelta(days=7)
@@ -30,7 +31,7 @@ def candidate(name: str = "A", facts: dict[str, Any] | None = None, **more: Any)
 
 
 def choose(*candidates: Candidate, gaps: tuple[Gap, ...] = (), **here: Any) -> Choice:
-    return reusable.choose(candidates, {**HERE, **here}, now=NOW, generation=WEEK, gaps=gaps)
+    return reusable.choose(candidates, {**HERE, **here}, now=NOW, generation=WEEK, rules=PostgresRules(gaps))
 
 
 def test_the_newest_is_the_parent() -> None:

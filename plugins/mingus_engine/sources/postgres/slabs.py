@@ -11,7 +11,7 @@ import threading
 from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.errors import Cancelled
 from mingus_engine.sources.base import SourceFile
-from mingus_engine.sources.postgres.buffers import allocate_slab
+from mingus_engine.sources.buffers import allocate_slab
 
 _POLL_S = 0.5
 

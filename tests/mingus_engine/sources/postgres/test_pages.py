@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mingus_engine.bounds import PAGE_BYTES, RELATION_SEGMENT_BLOCKS, SLAB_BYTES
+from mingus_engine.sources.buffers import allocate_slab
 from mingus_engine.sources.postgres import exclusions
-from mingus_engine.sources.postgres.buffers import allocate_slab
 from mingus_engine.sources.postgres.pages import _OFFSETS, PageVerifier
 from tests.support.fixtures import MakeCluster
 

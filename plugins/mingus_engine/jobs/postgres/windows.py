@@ -18,7 +18,7 @@ from mingus_engine import lsn as lsns
 from mingus_engine.errors import MingusError, NotARepository, StoreError
 from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.jobs.stored_wal import DamagedLog, StoredWal
+from mingus_engine.jobs.postgres.stored_wal import DamagedLog, StoredWal
 from mingus_engine.repository import names, records, state
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.repository import Repository, utc_now
@@ -139,7 +139,7 @@ def windows(settings: Settings, source_id: str, repository: str | None = None, *
     :raises MingusError: no repository could be read; the error of the first.
     """
     clock = Stopwatch()
-    settings.stored_source(source_id)
+    settings.stored_source(source_id, "postgres")
     chosen = (settings.repository(repository).name,) if repository else settings.chain(source_id)
     listed: list[dict[str, Any]] = []
     unreachable: dict[str, str] = {}

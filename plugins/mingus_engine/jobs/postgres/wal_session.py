@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import LogDiverged, SourceBusy, SourceError
 from mingus_engine.jobs.context import JobContext
-from mingus_engine.jobs.wal import keep_history
-from mingus_engine.jobs.wal_position import Gap, Position, position
-from mingus_engine.jobs.wal_segments import Destination, SegmentStore, Tail
+from mingus_engine.jobs.postgres.wal import keep_history
+from mingus_engine.jobs.postgres.wal_position import Gap, Position, position
+from mingus_engine.jobs.postgres.wal_segments import Destination, SegmentStore, Tail
 from mingus_engine.postgres import timelines
 from mingus_engine.repository import log_index, logs, records
 from mingus_engine.repository.log_index import LogIndex

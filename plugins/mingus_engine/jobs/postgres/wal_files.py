@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from mingus_engine import lsn as lsns
-from mingus_engine.jobs.recovery_target import Recovery
-from mingus_engine.jobs.stored_wal import StoredWal
+from mingus_engine.jobs.postgres.recovery_target import Recovery
+from mingus_engine.jobs.postgres.stored_wal import StoredWal
 from mingus_engine.repository.logs import LogReader
 from mingus_engine.repository.manifests import LogRef
 from mingus_engine.repository.reader import SnapshotReader

@@ -22,10 +22,11 @@ from mingus_engine.errors import (
     SourceBusy,
     StoreUnreachable,
 )
-from mingus_engine.jobs import places, wal_canary
+from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
+from mingus_engine.jobs.postgres import wal_canary
+from mingus_engine.jobs.postgres.wal_session import BUSY_POLL_S, BUSY_WAIT_S, Session, Totals
 from mingus_engine.jobs.ship import ship_logs
-from mingus_engine.jobs.wal_session import BUSY_POLL_S, BUSY_WAIT_S, Session, Totals
 from mingus_engine.repository import runs, writer
 from mingus_engine.repository.repository import Repository
 from mingus_engine.repository.writer import WriteRun
@@ -77,7 +78,7 @@ def archive_wal(
     :raises LogDiverged: the server's log is not the one that is archived. :raises MingusError: what was stored stays.
     """
     clock = Stopwatch()
-    source = settings.source(source_id)
+    source = settings.source(source_id, "postgres")
     with places.first_reachable(settings, source_id, context) as repository:
         drain = _Drain(settings, source_id, repository, context)
         drain.run(canary=source.wal.canary if canary is None else canary)
@@ -127,7 +128,7 @@ def _copied(settings: Settings, source_id: str, origin: str, destination: str, c
 
 class _Drain:
     def __init__(self, settings: Settings, source_id: str, repository: Repository, context: JobContext) -> None:
-        self._settings, self._source, self._context = settings, settings.source(source_id), context
+        self._settings, self._source, self._context = settings, settings.source(source_id, "postgres"), context
         self._repository = repository
         self._totals = Totals()
         self._streaming = False

@@ -20,14 +20,15 @@ from typing import Any
 from mingus_engine import lsn as lsns
 from mingus_engine.codec import plainjson
 from mingus_engine.errors import ComponentMissing, SettingsError, TargetError
-from mingus_engine.jobs import fetch_wal, places, reading, recovery_target, wal_files
+from mingus_engine.jobs import places, reading
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.crew import Crew
 from mingus_engine.jobs.materialise import Materialiser
-from mingus_engine.jobs.recovery_target import Recovery, Target
-from mingus_engine.jobs.stored_wal import StoredWal
-from mingus_engine.jobs.wal_files import WalFile
-from mingus_engine.jobs.windows import Recoverable
+from mingus_engine.jobs.postgres import fetch_wal, recovery_target, wal_files
+from mingus_engine.jobs.postgres.recovery_target import Recovery, Target
+from mingus_engine.jobs.postgres.stored_wal import StoredWal
+from mingus_engine.jobs.postgres.wal_files import WalFile
+from mingus_engine.jobs.postgres.windows import Recoverable
 from mingus_engine.postgres import programs
 from mingus_engine.postgres.backup_manifest import WalRange
 from mingus_engine.repository import names, records, state
@@ -148,7 +149,7 @@ def restore(
         Nothing was written. :raises NoSuchSnapshot: :raises Damaged:
     """
     clock = Stopwatch()
-    source = settings.stored_source(source_id)
+    source = settings.stored_source(source_id, "postgres")
     target = recovery_target.parse(to) if to is not None else None
     if action not in ACTIONS:
         raise SettingsError(f"{action!r} is not one of {', '.join(ACTIONS)}")

@@ -16,13 +16,14 @@ from typing import Any
 
 from mingus_engine import checks
 from mingus_engine.errors import MingusError, SettingsError, TargetError, TargetNotEmpty, VerificationFailed
-from mingus_engine.jobs import extract_request, extracted, places, reading, recovery_target, restore_test
+from mingus_engine.jobs import places, reading
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.jobs.destination import Destination
-from mingus_engine.jobs.extract_request import Wanted
-from mingus_engine.jobs.extracted import Scratch
-from mingus_engine.jobs.recovery_target import Recovery
-from mingus_engine.jobs.restore import PostgresRestore, find_recovery
+from mingus_engine.jobs.postgres import extract_request, extracted, recovery_target, restore_test
+from mingus_engine.jobs.postgres.destination import Destination
+from mingus_engine.jobs.postgres.extract_request import Wanted
+from mingus_engine.jobs.postgres.extracted import Scratch
+from mingus_engine.jobs.postgres.recovery_target import Recovery
+from mingus_engine.jobs.postgres.restore import PostgresRestore, find_recovery
 from mingus_engine.jobs.scratch import scratch_directory
 from mingus_engine.postgres import programs
 from mingus_engine.postgres.transfer import Side, transfer
@@ -103,7 +104,7 @@ def extract(
     :raises NotRestorable: :raises NoSuchSnapshot: :raises Damaged:
     """
     clock = Stopwatch()
-    source = settings.stored_source(source_id)
+    source = settings.stored_source(source_id, "postgres")
     wanted = extract_request.parse_what(what)
     if new_name:
         extract_request.require_database_name(new_name)

@@ -11,7 +11,7 @@ import pytest
 
 from mingus_engine import bounds
 from mingus_engine.errors import BackupBroken, LogDiverged
-from mingus_engine.jobs.wal_segments import Destination, SegmentStore, Tail
+from mingus_engine.jobs.postgres.wal_segments import Destination, SegmentStore, Tail
 from mingus_engine.repository import log_index, logs
 from mingus_engine.sources.postgres.archiving import Sample
 from tests.support import repositories as support

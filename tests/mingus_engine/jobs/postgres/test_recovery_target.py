@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mingus_engine.errors import SettingsError
-from mingus_engine.jobs.recovery_target import parse
+from mingus_engine.jobs.postgres.recovery_target import parse
 
 
 def test_a_time_carries_an_offset_or_is_utc() -> None:

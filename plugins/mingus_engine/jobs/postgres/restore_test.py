@@ -24,10 +24,10 @@ from mingus_engine.checks import Check
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import VerificationFailed
 from mingus_engine.jobs.context import JobContext, Stopwatch
-from mingus_engine.jobs.recovery_target import Recovery
-from mingus_engine.jobs.restore import PostgresRestore
+from mingus_engine.jobs.postgres.recovery_target import Recovery
+from mingus_engine.jobs.postgres.restore import PostgresRestore
+from mingus_engine.jobs.postgres.stored_wal import StoredWal
 from mingus_engine.jobs.scratch import scratch_directory
-from mingus_engine.jobs.stored_wal import StoredWal
 from mingus_engine.postgres import programs
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import PostgresConnection, SourceSettings

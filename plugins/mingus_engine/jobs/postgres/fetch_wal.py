@@ -32,10 +32,10 @@ from mingus_engine.errors import Damaged, LogMissing, NoSuchSnapshot, TargetErro
 from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.crew import Crew
-from mingus_engine.jobs.recovery_target import Recovery
-from mingus_engine.jobs.stored_wal import StoredWal
-from mingus_engine.jobs.wal_files import WalFile
-from mingus_engine.jobs.windows import base_point
+from mingus_engine.jobs.postgres.recovery_target import Recovery
+from mingus_engine.jobs.postgres.stored_wal import StoredWal
+from mingus_engine.jobs.postgres.wal_files import WalFile
+from mingus_engine.jobs.postgres.windows import base_point
 from mingus_engine.postgres.timelines import Step
 from mingus_engine.repository import state
 from mingus_engine.repository.repository import Repository

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mingus_engine.jobs.wal_position import Position, position
+from mingus_engine.jobs.postgres.wal_position import Position, position
 from mingus_engine.postgres.timelines import Step
 from mingus_engine.repository import log_index, names
 from mingus_engine.repository.log_index import LogIndex, StoredLog

@@ -27,11 +27,12 @@ from mingus_engine.errors import (
     SourceUnsupported,
     StoreError,
 )
-from mingus_engine.jobs import places, wal_canary
-from mingus_engine.jobs.archive_wal import catch_up
+from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.jobs.wal_segments import SegmentStore
-from mingus_engine.jobs.wal_session import Session, Totals
+from mingus_engine.jobs.postgres import wal_canary
+from mingus_engine.jobs.postgres.archive_wal import catch_up
+from mingus_engine.jobs.postgres.wal_segments import SegmentStore
+from mingus_engine.jobs.postgres.wal_session import Session, Totals
 from mingus_engine.repository import runs, writer
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.settings import Settings
@@ -149,7 +150,7 @@ class _Service:
         on_status: Callable[[StreamStatus], None],
         status_interval_s: float,
     ) -> None:
-        self._settings, self._source = settings, settings.source(source_id)
+        self._settings, self._source = settings, settings.source(source_id, "postgres")
         self._asked, self._cut = context.cancel, cut
         self._context = dataclasses.replace(context, cancel=cut)
         self._on_status, self._status_interval_s = on_status, status_interval_s

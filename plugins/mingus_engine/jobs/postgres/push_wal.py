@@ -19,7 +19,7 @@ from mingus_engine.codec.containers import ContainerKind
 from mingus_engine.errors import BackupBroken, Damaged, LogDiverged, SettingsError
 from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.jobs.wal import keep_history, wal_facts
+from mingus_engine.jobs.postgres.wal import keep_history, wal_facts
 from mingus_engine.postgres import timelines, wal_segment
 from mingus_engine.postgres.wal_segment import HEADER_BYTES, SegmentHeader
 from mingus_engine.repository import log_index, logs, names, runs, writer
@@ -52,7 +52,7 @@ def push_wal(settings: Settings, source_id: str, path: Path, *, context: JobCont
     """
     clock = Stopwatch()
     name = path.name
-    source = settings.source(source_id)
+    source = settings.source(source_id, "postgres")
     if wal_segment.BACKUP.fullmatch(name):
         return PushWalReport(
             job="push wal", source=source_id, duration_s=clock.seconds, file=name, outcome="ignored", repository="",

@@ -34,7 +34,7 @@ def check_restored(settings: Settings, source_id: str, *, directory: Path, conte
     :raises VerificationFailed: something differs. :raises TargetError: it is no data directory.
     """
     clock = Stopwatch()
-    source = settings.source(source_id)
+    source = settings.source(source_id, "postgres")
     try:
         version = int((directory / "PG_VERSION").read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ from psycopg import conninfo, sql
 from mingus_engine.checks import Check
 from mingus_engine.errors import TargetError
 from mingus_engine.jobs.context import JobContext
-from mingus_engine.jobs.extract_request import Table, Wanted
+from mingus_engine.jobs.postgres.extract_request import Table, Wanted
 from mingus_engine.settings import Measurement, PostgresConnection, SourceSettings
 from mingus_engine.sources.postgres import invariants
 from mingus_engine.sources.postgres.connection import Session

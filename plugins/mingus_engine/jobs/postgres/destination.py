@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from mingus_engine.errors import SourceError, TargetError, TargetNotEmpty
-from mingus_engine.jobs.extract_request import Table
+from mingus_engine.jobs.postgres.extract_request import Table
 from mingus_engine.settings import DestinationSettings
 from mingus_engine.sources.postgres import connection as connections
 from mingus_engine.sources.postgres.connection import Session

@@ -17,7 +17,7 @@ from typing import Any
 from mingus_engine import lsn as lsns
 from mingus_engine.codec.containers import ContainerKind
 from mingus_engine.errors import BackupBroken, LogDiverged
-from mingus_engine.jobs.wal import wal_facts
+from mingus_engine.jobs.postgres.wal import wal_facts
 from mingus_engine.repository import names
 from mingus_engine.repository.logs import LogWriter
 from mingus_engine.repository.writer import WriteRun

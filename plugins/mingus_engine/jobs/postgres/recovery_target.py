@@ -17,7 +17,7 @@ from mingus_engine import lsn as lsns
 from mingus_engine.bounds import PAGE_BYTES
 from mingus_engine.errors import NotRestorable, SettingsError
 from mingus_engine.jobs.context import JobContext
-from mingus_engine.jobs.windows import BasePoint, Recoverable, Window, compute
+from mingus_engine.jobs.postgres.windows import BasePoint, Recoverable, Window, compute
 from mingus_engine.postgres import timelines
 from mingus_engine.postgres.wal_records import Event, EventKind, WalScanner, scan
 from mingus_engine.repository.wal_path import WalPath

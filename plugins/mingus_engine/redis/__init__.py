@@ -1,0 +1,1 @@
+"""Facts about Redis (and Valkey) that sources and targets share: the protocol, the RDB and AOF formats, the programs."""
