@@ -1,1 +1,1 @@
-"""Facts about Redis (and Valkey) that sources and targets share: the protocol, the RDB and AOF formats, the programs."""
+"""What sources and targets of Redis (and Valkey) share: connecting, the RDB and AOF formats, the programs."""
