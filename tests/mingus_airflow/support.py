@@ -84,6 +84,7 @@ class FakeEngine:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         snapshot = "01K0000000000000000000LEDG"
+        # By the job's module below ``mingus_engine.jobs``; the function is named as its last part.
         reports: dict[str, dict[str, Any]] = {
             "back_up": {
                 "snapshot": snapshot,
@@ -93,7 +94,7 @@ class FakeEngine:
                 "flagged": False,
             },
             "ship": {"snapshots": [snapshot], "objects_put": 3, "bytes_put": 400},
-            "archive_wal": {
+            "postgres.archive_wal": {
                 "archived_to": "0/3000148",
                 "lag_bytes": 7,
                 "wal_bytes": 4096,
@@ -101,12 +102,17 @@ class FakeEngine:
                 "checks": [],
                 "repositories": [{"name": "primary", "ok": True}],
             },
-            "restore": {"snapshot": snapshot, "repository": "primary", "plan": {"bytes": 1000, "wal_bytes": 16}},
-            "windows": {"restorable_from": "2026-11-23T01:00:00+00:00", "restorable_to": None},
+            "postgres.restore": {
+                "snapshot": snapshot,
+                "repository": "primary",
+                "plan": {"bytes": 1000, "wal_bytes": 16},
+            },
+            "postgres.windows": {"restorable_from": "2026-11-23T01:00:00+00:00", "restorable_to": None},
             "verify": {"snapshot": snapshot, "ok": True, "rto_s": 2.5, "checks": [], "proof": "01K0PROOF"},
         }
-        for name, more in reports.items():
-            module = types.ModuleType(f"mingus_engine.jobs.{name}")
+        for path, more in reports.items():
+            module = types.ModuleType(f"mingus_engine.jobs.{path}")
+            name = path.rpartition(".")[2]
             setattr(module, name, self.job(name, **more))
             if name == "archive_wal":
                 module.refuse_incomplete = archive_wal.refuse_incomplete  # type: ignore[attr-defined]
