@@ -2,8 +2,8 @@
 
 Checked are the beginning, the end and the CRC-64 over all between: a truncated transfer, a flipped bit, and the stale
 tail that a shorter RDB leaves in a longer file are each found. Two things are left to the walk (:mod:`.rdb`): what a
-server wrote without a checksum (``rdbchecksum no``), which the facts say, and a second whole RDB behind the first, whose
-checksum is that of both.
+server wrote without a checksum (``rdbchecksum no``), which the facts say; and a second whole RDB behind the first: its
+checksum is right for both.
 """
 
 from __future__ import annotations
