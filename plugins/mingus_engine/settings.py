@@ -315,8 +315,15 @@ class SourceSettings:
 
 
 @dataclass(frozen=True)
+class RedisDestination:
+    """What a destination of kind ``redis`` adds. A cluster is told by ``cluster`` of its connection."""
+
+    connection: RedisConnection = field(default_factory=RedisConnection)
+
+
+@dataclass(frozen=True)
 class DestinationSettings:
-    """A server that databases and tables are extracted into; nothing is backed up from it.
+    """A server that databases, tables or keys are restored into; nothing is backed up from it.
 
     :param airflow_connection: as of a source. :param bin_directory: programs of its major version; empty = found.
     """
@@ -325,6 +332,8 @@ class DestinationSettings:
     connection: PostgresConnection = field(default_factory=PostgresConnection)
     airflow_connection: str = ""
     bin_directory: str = ""
+    kind: Literal["postgres", "redis"] = "postgres"
+    redis: RedisDestination = field(default_factory=RedisDestination)
 
 
 @dataclass(frozen=True)
@@ -370,18 +379,18 @@ class Settings:
         """Ids of the sources of *kind*, in the order of the settings."""
         return [source.id for source in self.sources if source.kind == kind]
 
-    def destination(self, name: str) -> DestinationSettings:
-        """The destination *name*; a source's id stands for the server of that source.
+    def destination(self, name: str, kind: str = "postgres") -> DestinationSettings:
+        """The destination *name* of *kind*; a source's id stands for the server of that source.
 
-        :raises SettingsError: there is none of that name (the nearest is named).
+        :raises SettingsError: there is none of that name (the nearest is named), or it is of another kind.
         """
-        known = {
-            s.id: DestinationSettings(s.id, s.connection, s.airflow_connection, s.bin_directory)
-            for s in self.sources
-            if s.kind == "postgres"
-        }
-        known |= {d.name: d for d in self.destinations}
-        return typing.cast(DestinationSettings, _named("destination", name, known))
+        known = {s.id: _as_destination(s) for s in self.sources} | {d.name: d for d in self.destinations}
+        if name not in known:
+            known = {n: d for n, d in known.items() if d.kind == kind}
+        found = typing.cast(DestinationSettings, _named("destination", name, known))
+        if found.kind != kind:
+            raise SettingsError(f"destination {name!r} is of kind {found.kind}, not {kind}")
+        return found
 
     def stored_source(self, source_id: str, kind: str | None = None) -> SourceSettings:
         """The source *source_id*, to read what is stored of it. Settings without any source need not name it: what is
@@ -499,13 +508,32 @@ _KIND_KEYS = {
 }  # fmt: skip
 
 
+# ... and of a destination.
+_DESTINATION_KEYS = {"postgres": {"connection", "bin_directory"}, "redis": {"redis"}}
+
+
 def _refuse_foreign_keys(document: Mapping[str, Any], where: str) -> None:
-    """:raises SettingsError: a source has a key that its kind does not know; it would do nothing."""
-    for i, raw in enumerate(document.get("sources") or ()):
-        kind = raw.get("kind", "postgres")
-        for other, keys in _KIND_KEYS.items():
-            if other != kind and (foreign := sorted(keys & raw.keys())):
-                raise SettingsError(f"{where}.sources[{i}]: {foreign[0]!r} is a key of {other} sources, not of {kind}")
+    """:raises SettingsError: an entry has a key that its kind does not know; it would do nothing."""
+    for list_name, of_kinds in (("sources", _KIND_KEYS), ("destinations", _DESTINATION_KEYS)):
+        for i, raw in enumerate(document.get(list_name) or ()):
+            kind = raw.get("kind", "postgres")
+            for other, keys in of_kinds.items():
+                if other != kind and (foreign := sorted(keys & raw.keys())):
+                    raise SettingsError(
+                        f"{where}.{list_name}[{i}]: {foreign[0]!r} is a key of {other} {list_name}, not of {kind}"
+                    )
+
+
+def _as_destination(source: SourceSettings) -> DestinationSettings:
+    """The server of *source*, as one that is restored into."""
+    return DestinationSettings(
+        source.id,
+        source.connection,
+        source.redis.airflow_connection if source.kind == "redis" else source.airflow_connection,
+        source.bin_directory,
+        source.kind,
+        RedisDestination(source.redis.connection),
+    )
 
 
 def _named(kind: str, name: str, known: Mapping[str, Any]) -> Any:
