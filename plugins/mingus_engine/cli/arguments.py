@@ -69,19 +69,28 @@ def add_snapshot(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def add_target(parser: argparse.ArgumentParser, text: str) -> None:
-    """``--to TARGET`` and what goes with it."""
+    """``--to TARGET``."""
     parser.add_argument(
         "--to", metavar="TARGET",
-        help=f"{text}; latest, immediate, time:2026-11-23T14:29:59+01:00 (without an offset: UTC), lsn:16/B374D848,"
-        " xid:12345 or name:RESTORE-POINT",
+        help=f"{text}; latest, time:2026-11-23T14:29:59+01:00 (without an offset: UTC); PostgreSQL also: immediate,"
+        " lsn:16/B374D848, xid:12345, name:RESTORE-POINT; Redis also: offset:123456",
     )  # fmt: skip
-    parser.add_argument("--timeline", metavar="N", type=whole_number, help="follow this one; default: the newest")
+
+
+def add_timeline(parser: argparse._ActionsContainer) -> list[argparse.Action]:
+    """What goes with ``--to`` for PostgreSQL; the options."""
+    timeline = parser.add_argument(
+        "--timeline", metavar="N", type=whole_number, help="follow this one; default: the newest"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--inclusive", dest="inclusive", action="store_true", default=True,
         help="of a time, LSN or transaction: with what is exactly there (default)",
     )  # fmt: skip
-    which.add_argument("--exclusive", dest="inclusive", action="store_false", help="without it")
+    return [
+        timeline,
+        which.add_argument("--exclusive", dest="inclusive", action="store_false", help="without it"),
+    ]
 
 
 def ulid_prefix(text: str) -> str:

@@ -12,27 +12,29 @@ from mingus_engine.cli.console import Console
 from mingus_engine.cli.session import Session
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+def add(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options; ``--into`` is the command's."""
     group = parser.add_argument_group(
-        "into a running server",
+        "PostgreSQL, with --into",
         "The snapshot is restored to a scratch directory, which is wiped afterwards; nothing else is written there.",
     )
-    group.add_argument(
-        "--extract", metavar="WHAT",
-        help="DATABASE, or DATABASE:schema.table,… ; a table without a schema is in public, names are exact",
-    )  # fmt: skip
-    group.add_argument(
-        "--into", metavar="CONNECTION",
-        help="a destination or source of the settings, or a libpq URI without a password (PGPASSWORD, PGPASSFILE)",
-    )  # fmt: skip
-    group.add_argument(
-        "--as", dest="new_name", metavar="DATABASE", default="",
-        help="make a new database of this name; default: a database keeps its name, tables go into the database of"
-        " the connection",
-    )  # fmt: skip
-    group.add_argument("--overwrite", action="store_true", help="replace what is there of that name, all or nothing")
-    group.add_argument("--no-owner", action="store_true", help="leave out owners and rights: all is the connection's")
+    return [
+        group.add_argument(
+            "--extract", metavar="WHAT",
+            help="DATABASE, or DATABASE:schema.table,… ; a table without a schema is in public, names are exact",
+        ),
+        group.add_argument(
+            "--as", dest="new_name", metavar="DATABASE", default="",
+            help="make a new database of this name; default: a database keeps its name, tables go into the database of"
+            " the connection",
+        ),
+        group.add_argument(
+            "--overwrite", action="store_true", help="replace what is there of that name, all or nothing"
+        ),
+        group.add_argument(
+            "--no-owner", action="store_true", help="leave out owners and rights: all is the connection's"
+        ),
+    ]  # fmt: skip
 
 
 def require_consistent(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from mingus_engine.cli import output
-from mingus_engine.cli.arguments import Subparsers, add_repository, add_snapshot, add_target, command
+from mingus_engine.cli.arguments import Subparsers, add_repository, add_snapshot, add_target, add_timeline, command
 from mingus_engine.cli.checks import check_lines
 from mingus_engine.cli.console import Console
 from mingus_engine.cli.session import Failed, Session
@@ -28,6 +28,7 @@ def add(commands: Subparsers) -> None:
     add_repository(parser, "which copy; default: verify.repository of the source, else the last of its chain")
     add_snapshot(parser, "which snapshot; default: the newest")
     add_target(parser, "recover to this moment and check that the server ends exactly there; also random[:SEED]")
+    add_timeline(parser)
 
 
 def run(args: argparse.Namespace, session: Session) -> int:

@@ -1,0 +1,47 @@
+"""What a kind of source gives ``verify``, which climbs the rungs that are the same for all (objects there, objects
+whole), puts the proof and reports: a :class:`Prover` reads, restores and starts what only its kind knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mingus_engine.checks import Check
+from mingus_engine.repository.manifests import Manifest
+from mingus_engine.repository.reader import SnapshotReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What shall be proven; see ``verify``.
+
+    :param snapshot: ULID or its beginning; ``None``: the newest, or what leads to the target. :param to: recovery
+        target, or ``random[:SEED]``; ``None``: the snapshot itself. :param timeline, inclusive: of a target.
+    """
+
+    snapshot: str | None = None
+    to: str | None = None
+    timeline: int | None = None
+    inclusive: bool = True
+
+
+class Prover(Protocol):
+    """One proof in the making; making it chooses, and refuses a target that cannot be reached.
+
+    ``manifest``: what is proven. ``target``: the moment that is recovered to, ``seed``: the number that chose it; both
+    ``None``: the snapshot itself. The figures are those of ``VerifyReport``, and hold after ``climb``.
+    """
+
+    manifest: Manifest
+    target: str | None
+    seed: int | None
+    bytes_read: int
+    rto_s: float | None
+    rpo_s: float | None
+
+    def climb(self, reader: SnapshotReader, level: int) -> list[Check]:
+        """The rungs from L2 to *level* (2 to 4). Nothing is left behind, whatever happens.
+
+        :raises MingusError: the test could not be made. What is wrong with the snapshot is a failed check.
+        """
