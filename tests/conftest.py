@@ -6,6 +6,7 @@ import hypothesis
 
 from tests.support.fixtures import (
     make_cluster,
+    make_redis,
     moto_s3,
     moto_s3_server,
     pg,
@@ -22,6 +23,7 @@ from tests.support.fixtures import (
 
 __all__ = [
     "make_cluster",
+    "make_redis",
     "moto_s3",
     "moto_s3_server",
     "pg",

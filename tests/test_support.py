@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.support import directories, processes
-from tests.support.fixtures import MakeCluster
+from tests.support.fixtures import MakeCluster, MakeRedis
 from tests.support.pg_versions import PgVersion, find_versions
 from tests.support.postgres import BACKUP_FUNCTIONS, PgCluster
 from tests.support.processes import wait_until
@@ -196,3 +196,14 @@ def test_the_unprivileged_user_can_pass_the_workspace(workspace: Path) -> None:
 def test_a_condition_that_never_holds_is_named() -> None:
     with pytest.raises(processes.DeadlineExceededError, match="pigs fly"):
         wait_until(lambda: False, "pigs fly", timeout_s=0.05)
+
+
+def test_a_redis_answers_and_a_replica_follows_it(make_redis: MakeRedis) -> None:
+    primary = make_redis(requirepass="a-word")
+    replica = make_redis(replicaof=primary, masterauth="a-word", requirepass="a-word")
+    primary.fill(10, ttl_s=60)
+    wait_until(lambda: replica.info()["db0"]["keys"] == 10, "the replica has the keys")
+    assert primary.cli("DBSIZE").strip() == "10"
+    assert replica.restart(kill=True).info()["role"] == "slave"
+    primary.stop()
+    assert not primary.is_running

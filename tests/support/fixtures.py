@@ -10,6 +10,7 @@ pg_version          test     one ``PgVersion`` at a time: runs the test for all 
 pg15, pg16, pg18    session  a running cluster, shared: use ``temporary_database()``, leave it as it was
 pg                  test     ``pg15``, ``pg16``, ``pg18`` in turn
 make_cluster        test     ``make_cluster(18, checksums=False)``: an own running cluster, to break at will
+make_redis          test     ``make_redis(maxmemory="100mb")``: an own running Redis, any directive, to break at will
 rclone_s3           test     a fresh bucket of a shared ``rclone serve s3`` (``rclone_s3_server``)
 moto_s3             test     a fresh bucket of a shared ``moto_server`` (``moto_s3_server``)
 ==================  =======  ===================================================================================
@@ -26,9 +27,12 @@ import pytest
 from tests.support import directories
 from tests.support.pg_versions import MAJORS, PgVersion, find_versions
 from tests.support.postgres import PgCluster
+from tests.support.processes import User
+from tests.support.redis import RedisServer
 from tests.support.s3 import S3Bucket, S3Server, moto_server, rclone_server
 
 MakeCluster = Callable[..., PgCluster]
+MakeRedis = Callable[..., RedisServer]
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +97,22 @@ def make_cluster(pg_versions: dict[int, PgVersion], workspace: Path) -> Iterator
             cluster = PgCluster.create(pg_versions[major], workspace / f"c{next(numbers)}", **options)
             clusters.enter_context(cluster)
             return cluster.start() if start else cluster
+
+        yield make
+
+
+@pytest.fixture
+def make_redis(workspace: Path) -> Iterator[MakeRedis]:
+    with ExitStack() as servers:
+        numbers = count()
+
+        def make(
+            *, start: bool = True, sentinel: bool = False, run_as: User | None = None, **config: Any
+        ) -> RedisServer:
+            """An own Redis with these directives (``_`` for ``-``, see ``RedisServer``). Killed after the test."""
+            server = RedisServer(workspace / f"r{next(numbers)}", config, sentinel=sentinel, run_as=run_as)
+            servers.enter_context(server)
+            return server.start() if start else server
 
         yield make
 
