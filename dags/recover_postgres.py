@@ -44,6 +44,7 @@ from mingus_airflow.operators import (
     RestoreVerifyOperator,
 )
 from mingus_airflow.recovery import DRILL, MODES
+from mingus_airflow.recovery_postgres import PostgresOrder
 from mingus_airflow.wiring import load_settings, wiring
 
 SETTINGS = load_settings()
@@ -184,7 +185,7 @@ with DAG(
         target="{{ params.to or '' }}",
         **WIRING.arguments("verify"),
     )
-    approve = RecoveryApprovalOperator(task_id="approve", order=ORDER, plan=plan.output)
+    approve = RecoveryApprovalOperator(task_id="approve", order=ORDER, order_type=PostgresOrder, plan=plan.output)
     restore = PgRestoreOperator(task_id="restore", order=ORDER, plan=plan.output, **bounds)
     extract = PgExtractOperator(task_id="extract", order=ORDER, plan=plan.output, **bounds)
     check = PgRestoredCheckOperator(task_id="check", order=ORDER, **bounds)

@@ -168,7 +168,8 @@ def require_approval(
 class RecoveryApprovalOperator(ApprovalOperator):
     """Asks a person who did not start the run to approve one order and its plan.
 
-    :param order: parameters of the recovery or their JSON, as :class:`RecoveryOrder`. (templated)
+    :param order: parameters of the recovery or their JSON. (templated)
+    :param order_type: what *order* is parsed as.
     :param plan: report of the plan task; shown, and bound to the answer. (templated)
     :param settings_file: path; default ``MINGUS_CONFIG``, else ``include/config/mingus.yaml``. (templated)
     """
@@ -181,19 +182,21 @@ class RecoveryApprovalOperator(ApprovalOperator):
         self,
         *,
         order: str | Mapping[str, Any],
+        order_type: type[RecoveryOrder],
         plan: Mapping[str, Any],
         settings_file: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(subject="-", **kwargs)
         self.order = order
+        self.order_type = order_type
         self.plan = plan
         self.settings_file = settings_file
 
     def execute(self, context: Any) -> Any:
         """Put the question; the task then waits without a process."""
         with translated(self.log, "approval"):
-            order = RecoveryOrder.parse(self.order)
+            order = self.order_type.parse(self.order)
             chosen = wiring(load_settings(self.settings_file)).approval
         requester = getattr(context["dag_run"], "triggering_user_name", None)
         if not requester:

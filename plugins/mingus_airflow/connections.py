@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret, redact
 
+from mingus_airflow.connection_values import postgres_values, redis_values
 from mingus_engine.errors import SettingsError
-from mingus_engine.settings import PostgresConnection, Secret, Settings, read_secret
+from mingus_engine.settings import (
+    PostgresConnection,
+    RedisConnection,
+    Secret,
+    Settings,
+    SourceSettings,
+    read_secret,
+)
 
-# libpq's names, as Airflow's own PostgreSQL connections carry them in "extra".
-_EXTRAS = {
-    "sslmode": "sslmode",
-    "sslrootcert": "sslrootcert",
-    "sslcert": "sslcert",
-    "sslkey": "sslkey",
-    "connect_timeout": "connect_timeout_s",
+_C = TypeVar("_C", PostgresConnection, RedisConnection)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What an Airflow connection to a server of one kind is called, and what of it the engine takes."""
+
+    conn_types: tuple[str, ...]
+    values: Callable[[Any], dict[str, Any]]
+
+
+_KINDS: dict[type, _Kind] = {
+    PostgresConnection: _Kind(("postgres", "postgresql"), postgres_values),
+    RedisConnection: _Kind(("redis",), redis_values),
 }
-_SSL_MODES = typing.get_args(typing.get_type_hints(PostgresConnection)["sslmode"])
 
 
 def resolve(settings: Settings, source_id: str) -> Settings:
@@ -31,10 +46,16 @@ def resolve(settings: Settings, source_id: str) -> Settings:
 
     :raises SettingsError: no such source or connection, or the connection is of another type.
     """
-    source = settings.source(source_id)
+    source, who = settings.source(source_id), f"source {source_id!r}"
+    if source.kind == "redis":
+        redis = source.redis
+        if not redis.airflow_connection:
+            return settings
+        redis = dataclasses.replace(redis, connection=_resolved(redis.connection, redis.airflow_connection, who))
+        return settings.with_source(dataclasses.replace(source, redis=redis))
     if not source.airflow_connection:
         return settings
-    connection = _resolved(source.connection, source.airflow_connection, f"source {source_id!r}")
+    connection = _resolved(source.connection, source.airflow_connection, who)
     return settings.with_source(dataclasses.replace(source, connection=connection))
 
 
@@ -45,9 +66,7 @@ def resolve_destination(settings: Settings, name: str) -> Settings:
     """
     found = settings.destination(name)
     connection = _resolved(found.connection, found.airflow_connection, f"destination {name!r}")
-    secret = connection.password or read_secret(connection.password_env, connection.password_file, what="password")
-    if secret is not None and secret.reveal():
-        mask_secret(secret.reveal())
+    _mask(*_secrets(connection))
     return settings.with_destination(dataclasses.replace(found, connection=connection))
 
 
@@ -56,16 +75,14 @@ def mask_secrets(settings: Settings, source_id: str) -> None:
 
     The engine does not write secrets anywhere; this guards against the libraries beneath it.
     """
-    connection = settings.source(source_id).connection
-    secrets = [connection.password, read_secret(connection.password_env, connection.password_file, what="password")]
+    _mask(*_secrets(_connection(settings.source(source_id))))
     for name in settings.chain(source_id):
         repository = settings.repository(name)
-        secrets.append(read_secret(repository.keys.environment))
-        secrets.append(read_secret(repository.keys.passphrase_env, repository.keys.passphrase_file, what="passphrase"))
-        secrets.append(read_secret(repository.s3.secret_access_key_env))
-    for secret in secrets:
-        if secret is not None and secret.reveal():
-            mask_secret(secret.reveal())
+        _mask(
+            read_secret(repository.keys.environment),
+            read_secret(repository.keys.passphrase_env, repository.keys.passphrase_file, what="passphrase"),
+            read_secret(repository.s3.secret_access_key_env),
+        )
 
 
 def redacted(text: str) -> str:
@@ -77,37 +94,42 @@ def redacted(text: str) -> str:
     return str(redact(text))
 
 
-def _resolved(base: PostgresConnection, name: str, who: str) -> PostgresConnection:
+def _connection(source: SourceSettings) -> PostgresConnection | RedisConnection:
+    return source.redis.connection if source.kind == "redis" else source.connection
+
+
+def _secrets(connection: PostgresConnection | RedisConnection) -> list[Secret | None]:
+    found = [connection.password, read_secret(connection.password_env, connection.password_file, what="password")]
+    if isinstance(connection, RedisConnection):
+        found.append(read_secret(connection.sentinel_password_env))
+    return found
+
+
+def _mask(*secrets: Secret | None) -> None:
+    for secret in secrets:
+        if secret is not None and secret.reveal():
+            mask_secret(secret.reveal())
+
+
+def _resolved(base: _C, name: str, who: str) -> _C:
     """*base* with what the Airflow connection *name* says, where one is named."""
     if not name:
         return base
+    kind = _KINDS[type(base)]
     try:
         found = BaseHook.get_connection(name)
     except AirflowNotFoundException:
         raise SettingsError(
             f"{who} names the Airflow connection {name!r}, which does not exist",
-            hint=f"`airflow connections add {name} --conn-type postgres …`, or give it its own `connection`",
+            hint=f"`airflow connections add {name} --conn-type {kind.conn_types[0]} …`,"
+            " or give it its own `connection`",
         ) from None
-    if found.conn_type not in ("postgres", "postgresql"):
-        raise SettingsError(f"the Airflow connection {name!r} is of type {found.conn_type!r}, not 'postgres'")
-    return _merged(base, found, name)
-
-
-def _merged(base: PostgresConnection, found: Any, name: str) -> PostgresConnection:
-    values: dict[str, Any] = {
-        "host": found.host,
-        "port": found.port,
-        "user": found.login,
-        "dbname": found.schema,
-        "password": Secret(found.password) if found.password else None,
-    }
-    extra = found.extra_dejson
-    values |= {field: extra.get(key) for key, field in _EXTRAS.items()}
-    if values["sslmode"] not in (None, "", *_SSL_MODES):
-        raise SettingsError(f"sslmode {values['sslmode']!r} of the Airflow connection {name!r} is none of libpq's")
+    if found.conn_type not in kind.conn_types:
+        raise SettingsError(
+            f"the Airflow connection {name!r} is of type {found.conn_type!r}, not {kind.conn_types[0]!r}"
+        )
     try:
-        if values["connect_timeout_s"] is not None:
-            values["connect_timeout_s"] = int(values["connect_timeout_s"])
-    except (TypeError, ValueError):
-        raise SettingsError(f"connect_timeout of the Airflow connection {name!r} is no number of seconds") from None
-    return dataclasses.replace(base, **{field: value for field, value in values.items() if value not in (None, "")})
+        values = kind.values(found)
+    except ValueError as error:
+        raise SettingsError(f"the Airflow connection {name!r}: {error}") from None
+    return dataclasses.replace(base, **values)

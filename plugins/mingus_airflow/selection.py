@@ -30,5 +30,5 @@ def select_sources(known: Sequence[str], wanted: Sequence[str] | None) -> list[s
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             said = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
-            raise AirflowFailException(f"no PostgreSQL source named {name!r} in the settings; {said}")
+            raise AirflowFailException(f"the settings have no source {name!r} for this DAG; {said}")
     return [name for name in known if not wanted or name in wanted]

@@ -30,9 +30,9 @@ def test_it_is_only_ever_started_by_a_person(recovery: Any) -> None:
 def test_the_form_has_exactly_the_fields_of_an_order(recovery: Any) -> None:
     from dataclasses import fields
 
-    from mingus_airflow.recovery import RecoveryOrder
+    from mingus_airflow.recovery_postgres import PostgresOrder
 
-    assert set(recovery.params) == {field.name for field in fields(RecoveryOrder)}
+    assert set(recovery.params) == {field.name for field in fields(PostgresOrder)}
     for name in recovery.params:
         assert recovery.params.get_param(name).schema.get("section"), name
 

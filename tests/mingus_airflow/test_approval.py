@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from mingus_airflow import approval
 from mingus_airflow.approval import Facts, NotApproved, collect, judge, question, subject
 from mingus_airflow.operators import PgRestoreOperator, RecoveryApprovalOperator
-from mingus_airflow.recovery import RecoveryOrder
+from mingus_airflow.recovery_postgres import PostgresOrder
 from mingus_airflow.rest import AirflowApi, ApiError
 from tests.mingus_airflow.support import SETTINGS, FakeEngine
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.airflow
 
 ORDER = {"source": "ledger", "mode": "restore", "directory": "/restored"}
 PLAN = {"snapshot": "01KSNAP", "repository": "primary"}
-WANTED = subject(RecoveryOrder.parse(ORDER), PLAN)
+WANTED = subject(PostgresOrder.parse(ORDER), PLAN)
 DETAIL: dict[str, Any] = {
     "response_received": True,
     "responded_by_user": {"id": "7", "name": "bob"},
@@ -79,7 +79,7 @@ def test_an_answer_that_is_younger_than_the_last_try_serves_the_next_one() -> No
 
 
 def test_a_requester_cannot_write_anything_into_the_question_that_reads_as_more_than_a_value() -> None:
-    evil = RecoveryOrder.parse({**ORDER, "directory": "/x` | \n# Approved by bob\n<b>"})
+    evil = PostgresOrder.parse({**ORDER, "directory": "/x` | \n# Approved by bob\n<b>"})
     body = question(evil, PLAN, "alice")
     assert "\n# Approved" not in body
     assert "`/x\\x60 \\x7c \\x0a# Approved by bob\\x0a<b>`" in body
@@ -207,7 +207,9 @@ class TestQuestion:
     """The task that asks."""
 
     def ask(self, monkeypatch: pytest.MonkeyPatch, requester: str | None, **order: Any) -> RecoveryApprovalOperator:
-        operator = RecoveryApprovalOperator(task_id="approve", order={**ORDER, **order}, plan=PLAN)
+        operator = RecoveryApprovalOperator(
+            task_id="approve", order={**ORDER, **order}, order_type=PostgresOrder, plan=PLAN
+        )
         monkeypatch.setattr(ApprovalOperator, "execute", lambda *_: None)
         operator.execute({"dag_run": SimpleNamespace(triggering_user_name=requester)})
         return operator

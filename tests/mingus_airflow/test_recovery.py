@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mingus_airflow.recovery import RecoveryOrder
+from mingus_airflow.recovery_postgres import PostgresOrder
 from mingus_engine.errors import SettingsError
 
 pytestmark = pytest.mark.airflow
@@ -18,8 +18,8 @@ PLAN = {"snapshot": "01KSNAP", "repository": "primary", "bytes": 5}
 
 def test_what_is_left_out_and_what_is_empty_are_the_same_order() -> None:
     spoken = {**RESTORE, "snapshot": None, "repository": "", "tablespaces": []}
-    assert RecoveryOrder.parse(spoken) == RecoveryOrder.parse(RESTORE) == RecoveryOrder.parse(json.dumps(RESTORE))
-    assert RecoveryOrder.parse(spoken).digest(PLAN) == RecoveryOrder.parse(RESTORE).digest(PLAN)
+    assert PostgresOrder.parse(spoken) == PostgresOrder.parse(RESTORE) == PostgresOrder.parse(json.dumps(RESTORE))
+    assert PostgresOrder.parse(spoken).digest(PLAN) == PostgresOrder.parse(RESTORE).digest(PLAN)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_is_left_out_and_what_is_empty_are_the_same_order() -> None:
 )
 def test_an_order_that_cannot_be_meant_is_refused(raw: Any, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        RecoveryOrder.parse(raw)
+        PostgresOrder.parse(raw)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_an_order_that_cannot_be_meant_is_refused(raw: Any, message: str) -> Non
     ],
 )
 def test_every_parameter_changes_the_digest(change: dict[str, Any]) -> None:
-    assert RecoveryOrder.parse({**RESTORE, **change}).digest(PLAN) != RecoveryOrder.parse(RESTORE).digest(PLAN)
+    assert PostgresOrder.parse({**RESTORE, **change}).digest(PLAN) != PostgresOrder.parse(RESTORE).digest(PLAN)
 
 
 @pytest.mark.parametrize("change", [{"snapshot": "01KOTHER"}, {"repository": "offsite"}, {"more": 1}])
 def test_every_word_of_the_plan_changes_the_digest(change: dict[str, Any]) -> None:
-    order = RecoveryOrder.parse(RESTORE)
+    order = PostgresOrder.parse(RESTORE)
     assert order.digest({**PLAN, **change}) != order.digest(PLAN)

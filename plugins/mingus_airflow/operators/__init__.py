@@ -4,12 +4,12 @@ from mingus_airflow.approval import RecoveryApprovalOperator
 from mingus_airflow.operators.encrypt_and_ship import EncryptAndShipOperator
 from mingus_airflow.operators.pg_base_backup import PgBaseBackupOperator
 from mingus_airflow.operators.pg_extract import PgExtractOperator
+from mingus_airflow.operators.pg_recovery_plan import PgRecoveryPlanOperator
 from mingus_airflow.operators.pg_restore import PgRestoreOperator
+from mingus_airflow.operators.pg_restored_check import PgRestoredCheckOperator
 from mingus_airflow.operators.pg_wal_archive import PgWalArchiveOperator
-from mingus_airflow.operators.recovery_plan import PgRecoveryPlanOperator
 from mingus_airflow.operators.recovery_report import RecoveryReportOperator
 from mingus_airflow.operators.restore_verify import RestoreVerifyOperator
-from mingus_airflow.operators.restored_check import PgRestoredCheckOperator
 
 __all__ = [
     "EncryptAndShipOperator",

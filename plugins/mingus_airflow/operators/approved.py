@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -13,23 +13,26 @@ from mingus_airflow.operators.base import EngineOperator
 from mingus_airflow.recovery import RecoveryOrder
 from mingus_airflow.wiring import load_settings, wiring
 
+OrderT = TypeVar("OrderT", bound=RecoveryOrder)
 
-class OrderOperator(EngineOperator):
-    """Base of the operators of ``recover_postgres``: works on one order.
 
-    :param order: parameters of the recovery or their JSON, as :class:`RecoveryOrder`. (templated)
+class OrderOperator(EngineOperator, Generic[OrderT]):
+    """Base of the operators of the recoveries: works on one order.
+
+    :param order: parameters of the recovery or their JSON, as *order_type*. (templated)
     :param settings_file: path; default ``MINGUS_CONFIG``, else ``include/config/mingus.yaml``. (templated)
     """
 
+    order_type: type[OrderT]
     template_fields: Sequence[str] = ("order", "settings_file")
 
     def __init__(self, *, order: str | Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(source="", **kwargs)
         self.order = order
 
-    def parsed(self) -> RecoveryOrder:
+    def parsed(self) -> OrderT:
         """The order. :raises SettingsError: it is not one."""
-        return RecoveryOrder.parse(self.order)
+        return self.order_type.parse(self.order)
 
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """Check the order, then run the job for its source."""
@@ -38,7 +41,7 @@ class OrderOperator(EngineOperator):
         return super().execute(context)
 
 
-class ApprovedOperator(OrderOperator):
+class ApprovedOperator(OrderOperator[OrderT]):
     """An operator that does nothing before Airflow itself confirmed that this order and plan were approved.
 
     It is not retried: an approval serves one try (``mingus_airflow.approval``).
@@ -48,7 +51,8 @@ class ApprovedOperator(OrderOperator):
     :param asked: id of the task that asked for the approval.
     """
 
-    mode: ClassVar[str]
+    # What it is for; an order of another mode skips it.
+    modes: ClassVar[tuple[str, ...]]
     template_fields: Sequence[str] = (*OrderOperator.template_fields, "plan")
 
     def __init__(self, *, plan: Mapping[str, Any], asked: str = "approve", **kwargs: Any) -> None:
@@ -63,7 +67,7 @@ class ApprovedOperator(OrderOperator):
         """
         with translated(self.log, self.verb):
             order = self.parsed()
-            if order.mode != self.mode:
+            if order.mode not in self.modes:
                 raise AirflowSkipException(f"the order is to {order.mode}")
             chosen = wiring(load_settings(self.settings_file)).approval
         approved = require_approval(

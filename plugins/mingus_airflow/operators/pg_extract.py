@@ -7,11 +7,12 @@ from typing import ClassVar
 from mingus_airflow.connections import resolve_destination
 from mingus_airflow.operators.approved import ApprovedOperator
 from mingus_airflow.recovery import EXTRACT
+from mingus_airflow.recovery_postgres import PostgresOrder
 from mingus_engine.jobs.context import JobContext, Report
 from mingus_engine.settings import Settings
 
 
-class PgExtractOperator(ApprovedOperator):
+class PgExtractOperator(ApprovedOperator[PostgresOrder]):
     """Restores the planned snapshot to a scratch directory, and what was asked for from there into a server.
 
     All or nothing: what fails leaves the destination as it was.
@@ -21,7 +22,8 @@ class PgExtractOperator(ApprovedOperator):
     """
 
     verb = "extract"
-    mode: ClassVar[str] = EXTRACT
+    order_type = PostgresOrder
+    modes: ClassVar[tuple[str, ...]] = (EXTRACT,)
     ui_color = "#a3663b"
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from mingus_airflow.operators.approved import ApprovedOperator
 from mingus_airflow.recovery import RESTORE
+from mingus_airflow.recovery_postgres import PostgresOrder
 from mingus_engine.jobs.context import JobContext, Report
 from mingus_engine.settings import Settings
 
 
-class PgRestoreOperator(ApprovedOperator):
+class PgRestoreOperator(ApprovedOperator[PostgresOrder]):
     """Writes the planned snapshot, and the WAL up to the target, into an empty directory that is then ready to start.
 
     A restore that fails leaves nothing that could be started.
@@ -21,7 +22,8 @@ class PgRestoreOperator(ApprovedOperator):
     """
 
     verb = "restore"
-    mode: ClassVar[str] = RESTORE
+    order_type = PostgresOrder
+    modes: ClassVar[tuple[str, ...]] = (RESTORE,)
     ui_color = "#a33b3b"
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:

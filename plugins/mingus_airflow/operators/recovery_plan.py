@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mingus_airflow.connections import resolve_destination
-from mingus_airflow.operators.approved import OrderOperator
-from mingus_airflow.recovery import EXTRACT, RecoveryOrder
+from mingus_airflow.operators.approved import OrderOperator, OrderT
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.settings import Settings
 
@@ -36,24 +33,32 @@ class PlanReport(Report):
         return {**plain, **{key: value for key, value in self.details.items() if key not in plain}}
 
 
-class PgRecoveryPlanOperator(OrderOperator):
+class RecoveryPlanOperator(OrderOperator[OrderT]):
     """Finds out which snapshot of which repository would be restored, how much, where to; writes nothing.
 
     Fails when the order cannot be carried out (a target outside the window, a place that is not free, …).
 
-    :param order: parameters of the recovery, as ``RecoveryOrder``. (templated) :param settings_file: (templated)
+    :param order: parameters of the recovery. (templated) :param settings_file: (templated)
     """
 
     verb = "plan"
     ui_color = "#5c6f99"
 
-    def run_job(self, settings: Settings, context: JobContext) -> Report:
-        """Plan the ``restore`` (or ``extract``) job and look at the recovery windows."""
-        from mingus_engine.jobs.postgres.windows import windows
+    def planned(self, settings: Settings, order: OrderT, context: JobContext) -> dict[str, Any]:
+        """The report of the job that would do it, run dry: ``repository``, ``snapshot`` and ``plan``."""
+        raise NotImplementedError
 
+    def window(
+        self, settings: Settings, order: OrderT, repository: str, context: JobContext
+    ) -> tuple[str | None, str | None]:
+        """From when to when the source can be restored, ISO 8601."""
+        raise NotImplementedError
+
+    def run_job(self, settings: Settings, context: JobContext) -> Report:
+        """Plan the job and look at the recovery windows."""
         order, watch = self.parsed(), Stopwatch()
-        planned = _plan(settings, order, context)
-        window = windows(settings, order.source, repository=planned["repository"], context=context)
+        planned = self.planned(settings, order, context)
+        begin, end = self.window(settings, order, planned["repository"], context)
         context.log(f"snapshot {planned['snapshot']} of repository {planned['repository']}")
         return PlanReport(
             job="plan",
@@ -62,28 +67,17 @@ class PgRecoveryPlanOperator(OrderOperator):
             mode=order.mode,
             repository=planned["repository"],
             snapshot=planned["snapshot"],
-            restorable_from=window.restorable_from,
-            restorable_to=window.restorable_to,
+            restorable_from=begin,
+            restorable_to=end,
             details=planned["plan"],
         )
 
 
-def _plan(settings: Settings, order: RecoveryOrder, context: JobContext) -> dict[str, Any]:
-    common: dict[str, Any] = {
+def dry(order: OrderT, context: JobContext) -> dict[str, Any]:
+    """Arguments of a restoring job that is only planned."""
+    return {
         "repository": order.repository or None,
         "snapshot": order.snapshot or None,
         "dry_run": True,
         "context": context,
-        **order.moment(),
     }
-    if order.mode == EXTRACT:
-        from mingus_engine.jobs.postgres.extract import extract
-
-        settings = resolve_destination(settings, order.into)
-        return extract(settings, order.source, **order.extraction(), **common).as_dict()
-    from mingus_engine.jobs.postgres.restore import restore
-
-    # A drill's directory is made, and wiped, by the drill.
-    directory = Path(order.directory or settings.state_path / "scratch")
-    planned = restore(settings, order.source, directory=directory, tablespace_map=order.tablespace_map(), **common)
-    return planned.as_dict()
