@@ -14,6 +14,7 @@ from airflow.sdk.log import mask_secret, redact
 from mingus_airflow.connection_values import postgres_values, redis_values
 from mingus_engine.errors import SettingsError
 from mingus_engine.settings import (
+    DestinationSettings,
     PostgresConnection,
     RedisConnection,
     Secret,
@@ -23,6 +24,8 @@ from mingus_engine.settings import (
 )
 
 _C = TypeVar("_C", PostgresConnection, RedisConnection)
+# What has a connection.
+_Server = TypeVar("_Server", SourceSettings, DestinationSettings)
 
 
 @dataclass(frozen=True)
@@ -46,28 +49,22 @@ def resolve(settings: Settings, source_id: str) -> Settings:
 
     :raises SettingsError: no such source or connection, or the connection is of another type.
     """
-    source, who = settings.source(source_id), f"source {source_id!r}"
-    if source.kind == "redis":
-        redis = source.redis
-        if not redis.airflow_connection:
-            return settings
-        redis = dataclasses.replace(redis, connection=_resolved(redis.connection, redis.airflow_connection, who))
-        return settings.with_source(dataclasses.replace(source, redis=redis))
-    if not source.airflow_connection:
-        return settings
-    connection = _resolved(source.connection, source.airflow_connection, who)
-    return settings.with_source(dataclasses.replace(source, connection=connection))
+    source = settings.source(source_id)
+    name = source.redis.airflow_connection if source.kind == "redis" else source.airflow_connection
+    return settings.with_source(_with_resolved(source, name, f"source {source_id!r}")) if name else settings
 
 
-def resolve_destination(settings: Settings, name: str) -> Settings:
-    """*settings* with the connection of a destination (or a source as one) resolved likewise; its password is masked.
+def resolve_destination(settings: Settings, name: str, kind: str = "postgres") -> Settings:
+    """*settings* with the connection of a destination of *kind* (or a source as one) resolved likewise; its secrets are
+    masked.
 
-    :raises SettingsError: as :func:`resolve`.
+    :raises SettingsError: as :func:`resolve`; or the destination is of another kind.
     """
-    found = settings.destination(name)
-    connection = _resolved(found.connection, found.airflow_connection, f"destination {name!r}")
-    _mask(*_secrets(connection))
-    return settings.with_destination(dataclasses.replace(found, connection=connection))
+    found = settings.destination(name, kind)
+    if found.airflow_connection:
+        found = _with_resolved(found, found.airflow_connection, f"destination {name!r}")
+    _mask(*_secrets(_connection(found)))
+    return settings.with_destination(found)
 
 
 def mask_secrets(settings: Settings, source_id: str) -> None:
@@ -94,8 +91,16 @@ def redacted(text: str) -> str:
     return str(redact(text))
 
 
-def _connection(source: SourceSettings) -> PostgresConnection | RedisConnection:
-    return source.redis.connection if source.kind == "redis" else source.connection
+def _connection(server: _Server) -> PostgresConnection | RedisConnection:
+    return server.redis.connection if server.kind == "redis" else server.connection
+
+
+def _with_resolved(server: _Server, name: str, who: str) -> _Server:
+    """*server* with what the Airflow connection *name* says."""
+    if server.kind == "redis":
+        connection = _resolved(server.redis.connection, name, who)
+        return dataclasses.replace(server, redis=dataclasses.replace(server.redis, connection=connection))
+    return dataclasses.replace(server, connection=_resolved(server.connection, name, who))
 
 
 def _secrets(connection: PostgresConnection | RedisConnection) -> list[Secret | None]:
@@ -112,9 +117,7 @@ def _mask(*secrets: Secret | None) -> None:
 
 
 def _resolved(base: _C, name: str, who: str) -> _C:
-    """*base* with what the Airflow connection *name* says, where one is named."""
-    if not name:
-        return base
+    """*base* with what the Airflow connection *name* says."""
     kind = _KINDS[type(base)]
     try:
         found = BaseHook.get_connection(name)

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.mingus_airflow.support import KEY, PASSWORD, SETTINGS, FakeEngine, airflow_home_of_this_process
+from tests.mingus_airflow.support import (
+    KEY,
+    PASSWORD,
+    SESSIONS_PASSWORD,
+    SETTINGS,
+    FakeEngine,
+    airflow_home_of_this_process,
+)
 
 
 @pytest.fixture(scope="session")
@@ -17,13 +24,15 @@ def airflow_home() -> Path:
 
 @pytest.fixture
 def settings_file(airflow_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Settings of two sources, the Airflow connection of the first, and the key; named by ``MINGUS_CONFIG``."""
+    """Settings of three sources, the Airflow connections of two, and the key; named by ``MINGUS_CONFIG``."""
     path = tmp_path / "mingus.yaml"
     path.write_text(SETTINGS)
     connection = {"conn_type": "postgres", "host": "10.0.0.5", "login": "mingus", "password": PASSWORD}
     connection["extra"] = json.dumps({"sslmode": "verify-full", "sslrootcert": "/etc/ca.pem", "connect_timeout": "3"})
     monkeypatch.setenv("MINGUS_CONFIG", str(path))
     monkeypatch.setenv("AIRFLOW_CONN_LEDGER_DB", json.dumps(connection))
+    redis = {"conn_type": "redis", "host": "10.0.0.8", "password": SESSIONS_PASSWORD}
+    monkeypatch.setenv("AIRFLOW_CONN_SESSIONS_REDIS", json.dumps(redis))
     monkeypatch.setenv("BACKUP_ENCRYPTION_KEY", KEY)
     return path
 

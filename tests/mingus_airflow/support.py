@@ -22,6 +22,7 @@ from mingus_engine.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "pw-of-the-ledger-4711"  # not a secret
+SESSIONS_PASSWORD = "pw-of-the-sessions-4712"  # not a secret
 KEY = "5c" * 32
 
 SETTINGS = """
@@ -41,6 +42,13 @@ sources:
   - id: crm
     connection: {host: crm.example}
     repository: primary
+  - id: sessions
+    kind: redis
+    redis:
+      airflow_connection: sessions_redis
+      connection: {host: redis.example, port: 6390}
+    repository: primary
+    ship_to: [offsite]
 airflow:
   back_up: {pool: mingus_backup, timeout_s: 600}
   retries: 2

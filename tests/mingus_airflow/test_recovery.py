@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from mingus_airflow.recovery_postgres import PostgresOrder
+from mingus_airflow.recovery_redis import RedisOrder
 from mingus_engine.errors import SettingsError
 
 pytestmark = pytest.mark.airflow
@@ -68,3 +69,63 @@ def test_every_parameter_changes_the_digest(change: dict[str, Any]) -> None:
 def test_every_word_of_the_plan_changes_the_digest(change: dict[str, Any]) -> None:
     order = PostgresOrder.parse(RESTORE)
     assert order.digest({**PLAN, **change}) != order.digest(PLAN)
+
+
+class TestRedis:
+    EXTRACT: ClassVar[dict[str, Any]] = {"source": "sessions", "mode": "extract", "into": "spare"}
+
+    def test_what_is_said_of_keys_becomes_arguments_of_the_job(self) -> None:
+        order = RedisOrder.parse(
+            {**self.EXTRACT, "keys": ["session:*"], "databases": ["0", "3"], "database_map": ["3=1"]}
+        )
+        assert order.extraction() == {
+            "into": "spare",
+            "keys": ("session:*",),
+            "databases": (0, 3),
+            "database_map": {3: 1},
+            "conflict": "fail",
+            "rate_keys_per_s": 0,
+            "functions": False,
+        }
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"conflict": "overwrite"}, "conflict 'overwrite' is none of fail, skip, replace"),
+            ({"databases": ["first"]}, "'first' is not the number of a database"),
+            ({"database_map": ["3"]}, "not of the form OLD=NEW"),
+            ({"database_map": ["3=1", "3=2"]}, "says twice"),
+            ({"rate_keys_per_s": -1}, "cannot be -1"),
+            ({"rate_keys_per_s": True}, "cannot be True"),
+            ({"directory": "/x"}, "'directory' is for mode 'restore'"),
+            ({"into": "redis://evil.example/0"}, "not an address"),
+            ({"into": ""}, "needs the parameter 'into'"),
+            ({"tablespaces": []}, "no parameter 'tablespaces'"),
+            ({"mode": "drill"}, "'into' is for mode 'extract'"),
+            (
+                {"mode": "restore", "into": "", "directory": "/x", "conflict": "skip"},
+                "'conflict' is for mode 'extract'",
+            ),
+        ],
+    )
+    def test_an_order_that_cannot_be_meant_is_refused(self, change: dict[str, Any], message: str) -> None:
+        with pytest.raises(SettingsError, match=message):
+            RedisOrder.parse({**self.EXTRACT, **change})
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"keys": ["session:*"]},
+            {"databases": ["1"]},
+            {"database_map": ["0=1"]},
+            {"conflict": "replace"},
+            {"rate_keys_per_s": 5},
+            {"functions": True},
+            {"into": "sessions"},
+        ],
+    )
+    def test_every_parameter_changes_the_digest(self, change: dict[str, Any]) -> None:
+        assert RedisOrder.parse({**self.EXTRACT, **change}).digest(PLAN) != RedisOrder.parse(self.EXTRACT).digest(PLAN)
+
+    def test_the_same_words_for_another_kind_of_source_are_another_order(self) -> None:
+        assert RedisOrder.parse(RESTORE).digest(PLAN) != PostgresOrder.parse(RESTORE).digest(PLAN)
