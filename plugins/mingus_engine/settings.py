@@ -165,14 +165,14 @@ class VerifySettings:
 
     :param repository: which repository is tested; empty = the last one of the shipping chain.
     :param scratch_directory: where it is restored to; empty = ``<state_directory>/scratch``.
-    :param run_as: operating-system user of the throw-away server when the engine is root.
+    :param run_as: operating-system user of the throw-away server when the engine is root; empty = named as the kind.
     :param amcheck: run ``pg_amcheck --heapallindexed --parent-check``.
     """
 
     repository: str = ""
     level: Literal["L0", "L1", "L2", "L3", "L4"] = "L4"
     scratch_directory: str = ""
-    run_as: str = "postgres"
+    run_as: str = ""
     amcheck: bool = True
     start_timeout_s: int = 3600
 
@@ -306,6 +306,11 @@ class SourceSettings:
     wal: WalSettings = field(default_factory=WalSettings)
     bin_directory: str = ""
     redis: RedisSettings = field(default_factory=RedisSettings)
+
+    @property
+    def run_as(self) -> str:
+        """Operating-system user of the throw-away server, and of restored files, when the engine is root."""
+        return self.verify.run_as or self.kind
 
     @property
     def wal_slot(self) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mingus_engine.errors import Damaged
-from mingus_engine.postgres.programs import Account, Programs
+from mingus_engine.postgres.programs import Programs
+from mingus_engine.programs.accounts import Account
 
 # What a server in recovery must have at least as large as the primary (PostgreSQL documentation, "Hot Standby",
 # "Administrator's Overview"): names in the settings by names in pg_controldata's output.

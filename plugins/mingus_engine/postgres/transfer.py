@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import IO
 
 from mingus_engine.errors import TargetError, VerificationFailed
-from mingus_engine.postgres.programs import OUTPUT_MAX_BYTES, Account, Guarded, Programs
+from mingus_engine.postgres.programs import Programs
+from mingus_engine.programs.accounts import Account
+from mingus_engine.programs.running import OUTPUT_MAX_BYTES, Guarded
 
 _CHUNK_BYTES = 1 << 20
 # What is kept back; pg_restore reads to the end of the archive's last entry before it commits.

@@ -11,6 +11,7 @@ import pytest
 
 from mingus_engine.errors import ComponentMissing, Damaged, MingusError
 from mingus_engine.postgres import control_data, programs
+from mingus_engine.programs import accounts, running
 from tests.support.directories import make_directory
 from tests.support.processes import is_running, unprivileged_user, wait_until
 
@@ -34,7 +35,7 @@ def scripts(workspace):
 
 def account():
     user = unprivileged_user()
-    return programs.account(user.name) if user else None
+    return accounts.account(user.name) if user else None
 
 
 def test_every_tested_version_is_found_in_its_directory(pg_version):
@@ -75,9 +76,9 @@ def test_root_runs_programs_as_the_account_without_roots_groups(scripts):
     done = scripts(who="id -u; id -g; id -G").run("who", [], account=user, timeout_s=10)
     assert done.output.split() == [str(user.uid), str(user.gid), str(user.gid)]
     with pytest.raises(ComponentMissing, match="nobody_knows"):
-        programs.account("nobody_knows")
+        accounts.account("nobody_knows")
     with pytest.raises(ComponentMissing, match="is root"):
-        programs.account("root")
+        accounts.account("root")
 
 
 def test_exit_status_signal_and_output_are_told(scripts):
@@ -89,7 +90,7 @@ def test_exit_status_signal_and_output_are_told(scripts):
 
 def test_output_without_end_is_cut(scripts):
     done = scripts(talk="head -c 3000000 /dev/zero | tr '\\0' x").run("talk", [], account=None, timeout_s=30)
-    assert len(done.output) == programs.OUTPUT_MAX_BYTES
+    assert len(done.output) == running.OUTPUT_MAX_BYTES
 
 
 def test_a_program_that_hangs_is_killed_with_its_children(scripts, workspace):

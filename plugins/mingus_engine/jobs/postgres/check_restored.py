@@ -14,6 +14,7 @@ from typing import Any
 from mingus_engine.errors import ComponentMissing, TargetError, VerificationFailed
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.postgres import programs
+from mingus_engine.programs import accounts
 from mingus_engine.settings import Settings
 from mingus_engine.targets.postgres import checks, own_manifest
 
@@ -56,7 +57,7 @@ def check_restored(settings: Settings, source_id: str, *, directory: Path, conte
     )  # fmt: skip
 
 
-def _owner(directory: Path) -> programs.Account | None:
+def _owner(directory: Path) -> accounts.Account | None:
     """Who may read the directory, where that is not this process itself."""
     status = directory.stat()
     if os.geteuid() != 0 or status.st_uid == 0:
@@ -65,4 +66,4 @@ def _owner(directory: Path) -> programs.Account | None:
         name = pwd.getpwuid(status.st_uid).pw_name
     except KeyError:
         name = str(status.st_uid)
-    return programs.Account(name, status.st_uid, status.st_gid)
+    return accounts.Account(name, status.st_uid, status.st_gid)

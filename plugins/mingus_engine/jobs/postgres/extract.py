@@ -27,6 +27,7 @@ from mingus_engine.jobs.postgres.restore import PostgresRestore, find_recovery
 from mingus_engine.jobs.scratch import scratch_directory
 from mingus_engine.postgres import programs
 from mingus_engine.postgres.transfer import Side, transfer
+from mingus_engine.programs import accounts
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources.postgres import connection as connections
@@ -241,7 +242,7 @@ class _Extraction:
 
         :raises MingusError: see :func:`extract`.
         """
-        account = programs.account(self._source.verify.run_as)
+        account = accounts.account(self._source.run_as)
         with scratch_directory(self._scratch_parent, account.owner if account else None) as directory:
             job = self._restore(directory)
             job.run(owner=account.owner if account else None, durable=False)
@@ -299,7 +300,7 @@ class _Extraction:
                 hint="create the roles or say --no-owner; install the extensions' packages",
             )
 
-    def _fill(self, scratch: Scratch, account: programs.Account | None) -> None:
+    def _fill(self, scratch: Scratch, account: accounts.Account | None) -> None:
         destination = self._destination
         if self.creates:
             destination.create(self.database, scratch.database_row())

@@ -31,6 +31,7 @@ from mingus_engine.jobs.postgres.wal_files import WalFile
 from mingus_engine.jobs.postgres.windows import Recoverable
 from mingus_engine.postgres import programs
 from mingus_engine.postgres.backup_manifest import WalRange
+from mingus_engine.programs import accounts
 from mingus_engine.repository import names, records, state
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.repository.repository import Repository
@@ -181,7 +182,7 @@ def restore(
         )  # fmt: skip
         plan = replace(job.plan(), estimated_s=_estimate(place, source_id, job.plan()))
         if not dry_run:
-            job.run(owner=_owner(directory, source.verify.run_as), durable=True, delta=delta)
+            job.run(owner=accounts.owner_in(directory, source.run_as), durable=True, delta=delta)
         return RestoreReport(
             job="restore",
             source=source_id,
@@ -409,14 +410,6 @@ def _estimate(place: Repository, source_id: str, plan: Plan) -> float | None:
         if isinstance(rto_s, int | float) and isinstance(read, int) and read > 0:
             return round(float(rto_s) * (plan.bytes + plan.wal_bytes) / read, 1)
     return None
-
-
-def _owner(directory: Path, run_as: str) -> tuple[int, int] | None:
-    """Who owns what is restored: the process, or for root the owner of *directory*, else the account *run_as*."""
-    if os.geteuid() == 0 and directory.is_dir() and (status := directory.stat()).st_uid != 0:
-        return status.st_uid, status.st_gid
-    account = programs.account(run_as)
-    return account.owner if account else None
 
 
 def _start_hint(directory: Path, version: int, source: SourceSettings) -> str:

@@ -29,6 +29,7 @@ from mingus_engine.jobs.postgres.restore import PostgresRestore
 from mingus_engine.jobs.postgres.stored_wal import StoredWal
 from mingus_engine.jobs.scratch import scratch_directory
 from mingus_engine.postgres import programs
+from mingus_engine.programs import accounts
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import PostgresConnection, SourceSettings
 from mingus_engine.sources.base import FileKind
@@ -64,7 +65,7 @@ class RestoreTest:
 
         :raises MingusError: the restore itself failed (Damaged, TargetError, …). Failed checks are returned.
         """
-        account = programs.account(self.source.verify.run_as)
+        account = accounts.account(self.source.run_as)
         owner = account.owner if account else None
         with scratch_directory(self.scratch_parent, owner) as scratch:
             clock = Stopwatch()
@@ -94,7 +95,7 @@ class RestoreTest:
         return job
 
     def _ask_server(
-        self, job: PostgresRestore, scratch: Path, account: programs.Account | None, restored_s: float
+        self, job: PostgresRestore, scratch: Path, account: accounts.Account | None, restored_s: float
     ) -> None:
         """Level 4: programs, server, invariants."""
         facts, data, checkpoint = job.facts, scratch / "data", self.context.checkpoint

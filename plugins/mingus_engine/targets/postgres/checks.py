@@ -15,7 +15,9 @@ import psycopg
 from mingus_engine.checks import Check
 from mingus_engine.errors import Damaged
 from mingus_engine.postgres import control_data
-from mingus_engine.postgres.programs import Account, Done, Programs
+from mingus_engine.postgres.programs import Programs
+from mingus_engine.programs.accounts import Account
+from mingus_engine.programs.running import Done
 from mingus_engine.targets.postgres import own_manifest
 from mingus_engine.targets.postgres.options import session_options
 from mingus_engine.targets.postgres.server import ThrowAwayServer

@@ -14,7 +14,9 @@ import psycopg
 
 from mingus_engine.errors import VerificationFailed
 from mingus_engine.postgres import control_data
-from mingus_engine.postgres.programs import Account, Guarded, Programs
+from mingus_engine.postgres.programs import Programs
+from mingus_engine.programs.accounts import Account
+from mingus_engine.programs.running import Guarded
 from mingus_engine.targets.paths import shown
 from mingus_engine.targets.postgres import configuration, libraries, workplace
 from mingus_engine.targets.postgres.options import server_options, session_options
@@ -52,7 +54,7 @@ class ThrowAwayServer:
     """Starts with ``start`` (or ``with``), ends with ``close``, which may be called in any state and more than once.
 
     The data directory is changed by it, as by any server; its configuration is not read. When the engine dies, the
-    server ends at once (:mod:`mingus_engine.postgres.guardian`).
+    server ends at once (:mod:`mingus_engine.programs.guardian`).
 
     :param account: who runs it when the engine is root, and owns *data_directory*.
     :param work_dir: existing directory, for the log and the socket.

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mingus_engine.errors import TargetError
-from mingus_engine.postgres.programs import Account
+from mingus_engine.programs.accounts import Account
 from mingus_engine.targets.paths import shown, translated
 from mingus_engine.targets.postgres import layout
 

@@ -15,6 +15,7 @@ import pytest
 
 from mingus_engine.errors import ComponentMissing, TargetError, VerificationFailed
 from mingus_engine.postgres import programs as pg_programs
+from mingus_engine.programs import accounts
 from mingus_engine.targets.postgres import libraries, workplace
 from mingus_engine.targets.postgres import server as server_module
 from mingus_engine.targets.postgres.server import ThrowAwayServer
@@ -26,7 +27,7 @@ from tests.support.processes import children, is_running, unprivileged_user, wai
 
 def account():
     user = unprivileged_user()
-    return pg_programs.account(user.name) if user else None
+    return accounts.account(user.name) if user else None
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The process between the engine and a PostgreSQL program: whatever happens to the engine, the program ends.
+"""The process between the engine and a server's program: whatever happens to the engine, the program ends.
 
 Run as a script of its own (``python -I -S guardian.py UID GID ORPHAN_SIGNAL GRACE_S INPUT PROGRAM ARGUMENT…``), with
 the standard library only; INPUT is the descriptor of the program's standard input, -1 = none. ``PR_SET_PDEATHSIG`` in
