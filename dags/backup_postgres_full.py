@@ -37,10 +37,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param, task, task_group
+from airflow.sdk import DAG
 
-from mingus_airflow.operators import EncryptAndShipOperator, PgBaseBackupOperator, RestoreVerifyOperator
-from mingus_airflow.selection import select_sources, sources_param
+from mingus_airflow.operators import PgBaseBackupOperator
+from mingus_airflow.pipelines import back_up_each
+from mingus_airflow.selection import level_param, sources_param
 from mingus_airflow.wiring import load_settings, schedule, wiring
 
 SETTINGS = load_settings()
@@ -58,34 +59,7 @@ with DAG(
     default_args={"owner": "mingus"},
     params={
         "sources": sources_param(SOURCES),
-        "level": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "L0", "L1", "L2", "L3", "L4"],
-            title="Level of the verification",
-            description="Default: as the source's settings say (L4 = restored, started, checked).",
-        ),
+        "level": level_param(),
     },
 ):
-
-    @task(task_id="select_sources", retries=0)
-    def choose(params: dict) -> list[str]:
-        """Which sources this run covers."""
-        return select_sources(SOURCES, params["sources"])
-
-    @task_group(group_id="source")
-    def prove(source: str) -> None:
-        """One source: back up, ship along its chain, prove the last copy."""
-        shown = {"source": source, "map_index_template": "{{ task.source }}"}
-        backup = PgBaseBackupOperator(task_id="back_up", **shown, **WIRING.arguments("back_up"))
-        ship = EncryptAndShipOperator(task_id="ship", snapshot=backup.output, **shown, **WIRING.arguments("ship"))
-        verify = RestoreVerifyOperator(
-            task_id="verify",
-            snapshot=backup.output,
-            level="{{ params.level or '' }}",
-            **shown,
-            **WIRING.arguments("verify"),
-        )
-        backup >> ship >> verify
-
-    prove.expand(source=choose())
+    back_up_each(SOURCES, WIRING, PgBaseBackupOperator, level="{{ params.level or '' }}")

@@ -34,11 +34,13 @@ A snapshot that is damaged is not built on: once `mingus verify` has said so, th
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
-from airflow.sdk import DAG, Param, task, task_group
+from airflow.sdk import DAG, Param
 
-from mingus_airflow.operators import EncryptAndShipOperator, PgBaseBackupOperator, RestoreVerifyOperator
-from mingus_airflow.selection import select_sources, sources_param
+from mingus_airflow.operators import PgBaseBackupOperator
+from mingus_airflow.pipelines import back_up_each
+from mingus_airflow.selection import LEVELS, sources_param
 from mingus_airflow.wiring import load_settings, schedule, wiring
 
 SETTINGS = load_settings()
@@ -59,31 +61,10 @@ with DAG(
         "level": Param(
             "L0",
             type="string",
-            enum=["L0", "L1", "L2", "L3", "L4"],
+            enum=list(LEVELS),
             title="Level of the verification",
             description="L0 looks that everything is there; from L1 on all that the snapshot needs is read.",
         ),
     },
 ):
-
-    @task(task_id="select_sources", retries=0)
-    def choose(params: dict) -> list[str]:
-        """Which sources this run covers."""
-        return select_sources(SOURCES, params["sources"])
-
-    @task_group(group_id="source")
-    def prove(source: str) -> None:
-        """One source: back up what changed, ship along its chain, look at the last copy."""
-        shown = {"source": source, "map_index_template": "{{ task.source }}"}
-        backup = PgBaseBackupOperator(task_id="back_up", kind="incremental", **shown, **WIRING.arguments("back_up"))
-        ship = EncryptAndShipOperator(task_id="ship", snapshot=backup.output, **shown, **WIRING.arguments("ship"))
-        verify = RestoreVerifyOperator(
-            task_id="verify",
-            snapshot=backup.output,
-            level="{{ params.level }}",
-            **shown,
-            **WIRING.arguments("verify"),
-        )
-        backup >> ship >> verify
-
-    prove.expand(source=choose())
+    back_up_each(SOURCES, WIRING, partial(PgBaseBackupOperator, kind="incremental"), level="{{ params.level }}")

@@ -38,10 +38,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG
 
 from mingus_airflow.operators import PgWalArchiveOperator
-from mingus_airflow.selection import select_sources, sources_param
+from mingus_airflow.pipelines import SHOWN, chosen_sources
+from mingus_airflow.selection import sources_param
 from mingus_airflow.wiring import load_settings, schedule, wiring
 
 SETTINGS = load_settings()
@@ -61,12 +62,6 @@ with DAG(
         "sources": sources_param(SOURCES),
     },
 ):
-
-    @task(task_id="select_sources", retries=0)
-    def choose(params: dict) -> list[str]:
-        """Which sources this run covers."""
-        return select_sources(SOURCES, params["sources"])
-
-    PgWalArchiveOperator.partial(
-        task_id="archive", map_index_template="{{ task.source }}", **WIRING.arguments("archive_wal")
-    ).expand(source=choose())
+    PgWalArchiveOperator.partial(task_id="archive", **SHOWN, **WIRING.arguments("archive_wal")).expand(
+        source=chosen_sources(SOURCES)
+    )

@@ -1,4 +1,4 @@
-"""Which sources a run covers."""
+"""Which sources a run covers and how deep it looks: the fields that the forms of the backup DAGs share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
+
+LEVELS = ("L0", "L1", "L2", "L3", "L4")
 
 
 def sources_param(known: Sequence[str]) -> Param:
@@ -18,6 +20,17 @@ def sources_param(known: Sequence[str]) -> Param:
         description="Only these; none chosen = all.",
         items={"type": "string", "enum": list(known)},
         examples=list(known),
+    )
+
+
+def level_param() -> Param:
+    """The field ``level`` of a DAG's form; empty = as the settings of each source say."""
+    return Param(
+        None,
+        type=["null", "string"],
+        enum=[None, *LEVELS],
+        title="Level of the verification",
+        description="Default: as the source's settings say (L4 = restored, started, checked).",
     )
 
 

@@ -25,6 +25,8 @@ DEFAULT_SCHEDULES = {
     "backup_postgres_full": "0 2 * * *",
     "backup_postgres_incremental": "0 9-18 * * *",
     "backup_postgres_wal": "*/5 * * * *",
+    "backup_redis_snapshot": "30 2 * * *",
+    "backup_redis_aof": "0 * * * *",
 }
 
 
@@ -65,6 +67,7 @@ class Wiring:
 
     back_up: PerJob = field(default_factory=PerJob)
     archive_wal: PerJob = field(default_factory=PerJob)
+    back_up_aof: PerJob = field(default_factory=PerJob)
     ship: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     verify: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     recover: PerJob = field(default_factory=lambda: PerJob(timeout_s=24 * 3600))
@@ -75,7 +78,9 @@ class Wiring:
     progress_interval_s: int = 10
 
     def arguments(self, job: str) -> dict[str, Any]:
-        """Operator arguments of a task of *job*: ``back_up``, ``archive_wal``, ``ship``, ``verify``, ``recover``."""
+        """Operator arguments of a task of *job*: ``back_up``, ``archive_wal``, ``back_up_aof``, ``ship``, ``verify``,
+        ``recover``.
+        """
         bounds: PerJob = getattr(self, job)
         return {
             "pool": bounds.pool,

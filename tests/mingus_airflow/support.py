@@ -100,6 +100,7 @@ class FakeEngine:
                 "bytes_read": 1000,
                 "bytes_stored": 400,
                 "flagged": False,
+                "checks": [],
             },
             "ship": {"snapshots": [snapshot], "objects_put": 3, "bytes_put": 400},
             "postgres.archive_wal": {
@@ -110,6 +111,7 @@ class FakeEngine:
                 "checks": [],
                 "repositories": [{"name": "primary", "ok": True}],
             },
+            "redis.back_up_aof": {"gaps": [], "checks": [], "bytes_stored": 12},
             "postgres.restore": {
                 "snapshot": snapshot,
                 "repository": "primary",

@@ -9,6 +9,8 @@ from mingus_airflow.operators.pg_restore import PgRestoreOperator
 from mingus_airflow.operators.pg_restored_check import PgRestoredCheckOperator
 from mingus_airflow.operators.pg_wal_archive import PgWalArchiveOperator
 from mingus_airflow.operators.recovery_report import RecoveryReportOperator
+from mingus_airflow.operators.redis_aof import RedisAofOperator
+from mingus_airflow.operators.redis_snapshot import RedisSnapshotOperator
 from mingus_airflow.operators.restore_verify import RestoreVerifyOperator
 
 __all__ = [
@@ -21,5 +23,7 @@ __all__ = [
     "PgWalArchiveOperator",
     "RecoveryApprovalOperator",
     "RecoveryReportOperator",
+    "RedisAofOperator",
+    "RedisSnapshotOperator",
     "RestoreVerifyOperator",
 ]

@@ -69,6 +69,19 @@ class EngineOperator(BaseOperator):
         self.log.info("report: %s", report)
         return report
 
+    def tell_findings(self, report: Any) -> None:
+        """Say loudly what a report found: the task is green, for what could be read is stored; but nobody may overlook
+        it.
+        """
+        if getattr(report, "flagged", False):
+            self.log.warning("snapshot %s is FLAGGED: older proven ones are kept until a person looks", report.snapshot)
+        for gap in getattr(report, "gaps", ()):
+            # Green from the next run on as well.
+            self.log.warning("GAP from %s to %s: %s", gap["from"], gap["to"], connections.redacted(str(gap["why"])))
+        for check in report.checks:
+            if not check["ok"]:
+                self.log.warning("finding: %s: %s", check["name"], connections.redacted(check["detail"]))
+
     def on_kill(self) -> None:
         """Stop the job and let it clean up (backup mode, slot, scratch server and directory); also before it began."""
         self._killed = True
@@ -77,5 +90,7 @@ class EngineOperator(BaseOperator):
 
 
 def snapshot_id(snapshot: str | Mapping[str, Any] | None) -> str | None:
-    """The snapshot's ULID, of itself or of the report of the task before, ``None`` for an empty text."""
-    return (snapshot["snapshot"] if isinstance(snapshot, Mapping) else snapshot) or None
+    """The snapshot's ULID, of itself or of the report of the task before; ``None``: an empty text, or a task that made
+    none (what it stored was a piece of a command stream).
+    """
+    return (snapshot.get("snapshot") if isinstance(snapshot, Mapping) else snapshot) or None

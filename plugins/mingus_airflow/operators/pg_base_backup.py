@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mingus_airflow.connections import redacted
 from mingus_airflow.operators.base import EngineOperator
 from mingus_engine.errors import SettingsError
 from mingus_engine.jobs.context import JobContext, Report
@@ -41,10 +40,5 @@ class PgBaseBackupOperator(EngineOperator):
         if self.kind not in {FULL, INCREMENTAL}:
             raise SettingsError(f"kind: {self.kind!r} is not one of {FULL}, {INCREMENTAL}")
         report = back_up(settings, self.source, context=context, incremental=self.kind == INCREMENTAL)
-        if report.flagged:
-            # Green, for what could be read is stored; but nobody may overlook it.
-            self.log.warning("snapshot %s is FLAGGED: older proven ones are kept until a person looks", report.snapshot)
-            for check in report.checks:
-                if not check["ok"]:
-                    self.log.warning("finding: %s: %s", check["name"], redacted(check["detail"]))
+        self.tell_findings(report)
         return report

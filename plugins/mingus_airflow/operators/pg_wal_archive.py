@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mingus_airflow.connections import redacted
 from mingus_airflow.operators.base import EngineOperator
 from mingus_engine.jobs.context import JobContext, Report
 from mingus_engine.settings import Settings
@@ -25,11 +24,6 @@ class PgWalArchiveOperator(EngineOperator):
         from mingus_engine.jobs.postgres.archive_wal import archive_wal, refuse_incomplete
 
         report = archive_wal(settings, self.source, context=context)
-        for gap in report.gaps:
-            # Green from the next run on, for archiving goes on; but nobody may overlook it.
-            self.log.warning("GAP from %s to %s: %s", gap["from"], gap["to"], redacted(str(gap["why"])))
-        for check in report.checks:
-            if not check["ok"]:
-                self.log.warning("finding: %s: %s", check["name"], redacted(check["detail"]))
+        self.tell_findings(report)
         refuse_incomplete(report)
         return report
