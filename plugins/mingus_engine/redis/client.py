@@ -10,6 +10,7 @@ import dataclasses
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -94,6 +95,14 @@ def connected(
     finally:
         with suppress(redis.RedisError, OSError):
             client.close()
+
+
+def ask(client: redis.Redis, *command: bytes | str | int) -> Any:
+    """The answer to *command*: bytes, numbers, lists of them; of a pipeline, which is asked later, nothing.
+
+    :raises redis.RedisError: it is refused, or the connection broke; see :func:`mapped`.
+    """
+    return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
