@@ -97,3 +97,8 @@ def require_lzf(packed: int, length: int, what: str) -> None:
     """:raises Damaged: *packed* bytes of LZF cannot be *length* bytes."""
     if not packed > 0 or not 0 < length <= packed * _LZF_GROWTH:
         raise Damaged(f"{what}: {packed} compressed bytes cannot be {length}", hint="")
+
+
+def lzf_can_be(packed: int, length: int) -> bool:
+    """Whether *packed* bytes of LZF may be *length* bytes."""
+    return 0 < length <= packed * _LZF_GROWTH
