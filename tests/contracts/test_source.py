@@ -13,7 +13,7 @@ from mingus_engine.settings import SourceSettings
 from mingus_engine.sources.base import FileKind, Item, WalPiece
 from mingus_engine.sources.postgres import open_backup
 from mingus_engine.sources.postgres.backup import PostgresBackup
-from mingus_engine.sources.postgres.slabs import SlabItem
+from mingus_engine.sources.slabs import SlabItem
 from tests.mingus_engine.sources.postgres.collecting import TRANSPORTS, WalThread, connection, leftovers, source
 from tests.support.postgres import BACKUP_FUNCTIONS, PgCluster
 from tests.support.processes import wait_until

@@ -17,7 +17,7 @@ from dataclasses import replace
 from mingus_engine.bounds import PAGE_BYTES, RELATION_SEGMENT_BLOCKS, SLAB_BYTES
 from mingus_engine.errors import BackupBroken
 from mingus_engine.sources.base import SourceFile, Stretch, Stretches
-from mingus_engine.sources.postgres.slabs import Slab
+from mingus_engine.sources.slabs import Slab
 
 PREFIX = b"INCREMENTAL."
 _MAGIC = 0xD3AE1F0D

@@ -27,8 +27,8 @@ from mingus_engine.sources.postgres.backup import PostgresBackup
 from mingus_engine.sources.postgres.connection import connect_replication, place, server_error
 from mingus_engine.sources.postgres.findings import Findings
 from mingus_engine.sources.postgres.link import Rows, ServerFailure, take_over
-from mingus_engine.sources.postgres.slabs import SlabItem, SlabPool
 from mingus_engine.sources.postgres.tar import ReadyItem, TarReader
+from mingus_engine.sources.slabs import SlabItem, SlabPool
 
 MANIFEST_PATH = b"mingus-origin/backup_manifest"
 # About 110,000 files; a longer one is checked, but not kept: what a source makes itself is held in memory.

@@ -19,13 +19,13 @@ from mingus_engine.sources.postgres import control_file, invariants
 from mingus_engine.sources.postgres.backup import BackupWal
 from mingus_engine.sources.postgres.connection import mapped
 from mingus_engine.sources.postgres.low_level import LowLevelBackup, MadeFile
-from mingus_engine.sources.postgres.slabs import SlabItem, SlabPool
 from mingus_engine.sources.postgres.sql_changes import FACTS, Changes, Comparison, Databases
 from mingus_engine.sources.postgres.sql_digests import Digests, FileDigests
 from mingus_engine.sources.postgres.sql_links import DataLinks, server_instance
 from mingus_engine.sources.postgres.sql_small import SMALL_BYTES, SmallFiles
 from mingus_engine.sources.postgres.sql_tree import SqlTree
 from mingus_engine.sources.postgres.sql_wal import FileWal
+from mingus_engine.sources.slabs import SlabItem, SlabPool
 
 # Slabs of small files besides those that workers hold; of each, only the first MiB is used.
 _SPARE_SLABS = 2

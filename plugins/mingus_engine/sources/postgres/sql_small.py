@@ -15,9 +15,9 @@ from urllib.parse import quote_from_bytes
 from mingus_engine.bounds import MIB, SLAB_BYTES
 from mingus_engine.sources.base import Parent, SourceFile, Stretch, Stretches
 from mingus_engine.sources.postgres.low_level import made_file
-from mingus_engine.sources.postgres.slabs import SlabItem, SlabPool
 from mingus_engine.sources.postgres.sql_links import DataLinks, literal
 from mingus_engine.sources.postgres.throttle import Throttle
+from mingus_engine.sources.slabs import SlabItem, SlabPool
 
 # A file of at most this size is small.
 SMALL_BYTES = 128 * 1024

@@ -14,7 +14,7 @@ from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.errors import BackupBroken
 from mingus_engine.sources.base import FileKind, SourceFile
 from mingus_engine.sources.postgres.increment import PREFIX, IncrementMember, Room, StretchItem
-from mingus_engine.sources.postgres.slabs import Slab, SlabItem, SlabPool
+from mingus_engine.sources.slabs import Slab, SlabItem, SlabPool
 
 _BLOCK = 512
 _KINDS = {b"0": FileKind.FILE, b"\0": FileKind.FILE, b"2": FileKind.SYMLINK, b"5": FileKind.DIRECTORY}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from mingus_engine.bounds import PAGE_BYTES, RELATION_SEGMENT_BLOCKS, SLAB_BYTES
 from mingus_engine.errors import BackupBroken
 from mingus_engine.sources.base import Stretches
-from mingus_engine.sources.postgres.slabs import SlabPool
 from mingus_engine.sources.postgres.tar import ReadyItem, TarReader
+from mingus_engine.sources.slabs import SlabPool
 
 MAGIC = 0xD3AE1F0D
 PER_SLAB = SLAB_BYTES // PAGE_BYTES

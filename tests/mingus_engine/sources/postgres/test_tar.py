@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.errors import BackupBroken, Cancelled
 from mingus_engine.sources.base import FileKind, SourceFile
-from mingus_engine.sources.postgres.slabs import SlabItem, SlabPool
 from mingus_engine.sources.postgres.tar import TarReader
+from mingus_engine.sources.slabs import SlabItem, SlabPool
 
 NEVER = threading.Event()
 SCRATCH = memoryview(b"")
