@@ -136,12 +136,14 @@ class BackUpRun:
         method: str | None = None,
         notes: Sequence[str] = (),
         figures: Mapping[str, int] | None = None,
+        form: str = "",
     ) -> Manifest:
         """Cut and store the shards, write the manifest, end the run.
 
         :param position: orders snapshots that no heads order (an LSN, an offset). :param logs: that the snapshot needs.
         :param method: how an incremental found out what changed. :param notes: reasons to add to the chooser's.
-        :param figures: statistics besides the pipeline's.
+        :param figures: statistics besides the pipeline's. :param form: of what is stored, where a kind of source has
+            several: part of the manifest's kind (``redis aof full``).
         :raises CommitRefused: :raises ClockSkew: :raises Damaged: see ``WriteRun.commit``.
         """
         for first, raw in shards.cut(self._entries.drain(), self.run.keys.hash_key, _CUT_BITS):
@@ -168,7 +170,7 @@ class BackUpRun:
             shards=self._shards,
         )
         manifest = run.commit(
-            kind=f"{self.source.kind} {self._descended['kind']}", position=position,
+            kind=" ".join(filter(None, (self.source.kind, form, self._descended["kind"]))), position=position,
             flagged=not all(c.ok for c in finished.checks), packs=packs, logs=logs, body=body,
         )  # fmt: skip
         run.end([str(manifest.name)])

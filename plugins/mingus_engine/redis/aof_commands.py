@@ -7,6 +7,7 @@ pieces and holds none of them: an argument of 512 MiB costs no memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ _BULK_MAX_BYTES = 1 << 40
 # Longer than any number; an annotation is refused by Redis beyond 1 KiB.
 _LINE_MAX_BYTES = 1024
 _NAME_MAX_BYTES = 32
+# Number of arguments with the first one's length; the end of an argument with the next one's length.
+_HEAD = re.compile(rb"\*([0-9]{1,9})\r\n\$([0-9]{1,9})\r\n")
+_NEXT = re.compile(rb"\r\n\$([0-9]{1,9})\r\n")
 
 #: What a replica is sent that is no part of the data: it answers or passes it on.
 _NOT_DATA = frozenset({b"PING", b"REPLCONF", b"PUBLISH", b"SPUBLISH"})
@@ -75,6 +79,10 @@ class Scanner:
         self.stamps = []
         base, at, end = self.position, 0, len(data)
         while at < end:
+            if not self._arguments and not self._line:
+                at = self._whole(data, at, base, found)
+                if at == end:
+                    break
             if self._left:
                 at = self._argument(data, at, base)
                 if self._left == 0 and self._arguments == 0:
@@ -94,6 +102,25 @@ class Scanner:
         if not self._arguments and not self._line:
             self._start = self.position
         return found
+
+    def _whole(self, data: bytes, at: int, base: int, found: list[Command]) -> int:
+        """Pass over the commands that lie in *data* as a whole: the fast way; where it ends, the other one goes on."""
+        end = len(data)
+        while head := _HEAD.match(data, at):
+            arguments, length = int(head[1]), int(head[2])
+            first = head.end()
+            behind = first + length
+            for _ in range(arguments - 1):
+                following = _NEXT.match(data, behind)
+                if following is None:
+                    return at
+                behind = following.end() + int(following[1])
+            if behind + 2 > end or data[behind : behind + 2] != b"\r\n" or not arguments:
+                return at
+            self._start, self._name = base + at, bytearray(data[first : first + min(length, _NAME_MAX_BYTES)])
+            at = behind + 2
+            found.append(self._ended(base + at))
+        return at
 
     def _header(self, line: bytes, behind: int) -> None:
         if line[-2:] != b"\r\n":

@@ -123,8 +123,11 @@ def begin(
     provenance: Mapping[str, str],
     workers: int = bounds.WORKERS_DEFAULT,
     on_put: Callable[[PackRef], None] = lambda _: None,
+    facts: Mapping[str, Any] | None = None,
 ) -> WriteRun:
     """Open a run: put its ``.start``, then look.
+
+    :param facts: what a later run must know if this one dies, plain; see :func:`put_start`.
 
     The key of block hashes is the source's: it is taken from the newest manifest, else from the newest dead run, else
     made; a hint only, so it may be read before ``.start``.
@@ -132,7 +135,7 @@ def begin(
     run = ulids.new()
     blocks = kind != runs.LOG  # a log writer compares no blocks and builds on no snapshot
     keys = RunKeys(sealing.random_key(), _hash_key(repository, source) if blocks else sealing.random_key())
-    put_start(repository, source, run, kind=kind, keys=keys, provenance=provenance, facts={})
+    put_start(repository, source, run, kind=kind, keys=keys, provenance=provenance, facts=facts or {})
     return WriteRun(
         repository=repository,
         source=source,
