@@ -21,6 +21,7 @@ from mingus_engine.cli import (
     snapshots_command,
     verify_command,
     wal_command,
+    redis_command,
     windows_command,
 )
 from mingus_engine.cli.console import Console, OutputClosed, error_document
@@ -35,6 +36,7 @@ _COMMANDS = (
     files_command,
     ship_command,
     wal_command,
+    redis_command,
     verify_command,
     windows_command,
     restore_command,

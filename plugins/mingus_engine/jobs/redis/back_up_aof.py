@@ -198,5 +198,3 @@ def _complete(finished: Finished, client: redis.Redis, conn: RedisConnection) ->
         "replid": str(info.get("master_replid", "")),
     }
     return Finished(files=finished.files, facts={**server, **finished.facts, "shards": [shard]}, checks=finished.checks)
-
-

@@ -253,8 +253,7 @@ class AofBackup:
                 found = self._client.config_get(name)
         except SourceDenied:
             return default
-        text = next(iter(found.values()), default)
-        return text.decode() if isinstance(text, bytes) else str(text)
+        return next(iter(found.values()), None) or default
 
     def _pause(self) -> None:
         if self._cancel.wait(_POLL_S):
