@@ -31,7 +31,9 @@ def installed(make_redis: MakeRedis, workspace: Path, **config: Any) -> Iterator
     """A server with an append-only file, and what backs it up."""
     server = make_redis(**{**AOF, **config})
     directory = str(server.directory)
-    with RedisInstallation.make(workspace / "m", server, data_directory=directory) as mingus:
+    with RedisInstallation.make(
+        workspace / "m", server, repository_options={"attempts": 1}, data_directory=directory
+    ) as mingus:
         yield server, mingus
 
 
@@ -56,7 +58,9 @@ def fill(server: RedisServer) -> None:
     client.eval("redis.call('set', KEYS[1], 'by a script'); return redis.call('incr', KEYS[2])", 2, "s", "n")
     client.set("session:1", "x", ex=1000)
     client.zadd("z", {"a": 1.5, "b": 2})
-    client.execute_command("FUNCTION", "LOAD", "#!lua name=lib\nredis.register_function('f', function() return 1 end)")
+    client.execute_command(
+        "FUNCTION", "LOAD", "REPLACE", "#!lua name=lib\nredis.register_function('f', function() return 1 end)"
+    )
 
 
 @contextmanager
@@ -256,9 +260,7 @@ def test_a_zero_is_a_left_over_when_it_is_neither_configured_nor_recorded(
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_what_a_killed_run_left_is_put_right_and_said(
-    make_redis: MakeRedis, workspace: Path, restarted: bool
-) -> None:
+def test_what_a_killed_run_left_is_put_right_and_said(make_redis: MakeRedis, workspace: Path, restarted: bool) -> None:
     with installed(make_redis, workspace, rdb_key_save_delay="1000") as (server, mingus):
         server.fill(3000)
         server.client().bgrewriteaof()  # it takes seconds: the run waits for it, with the setting at 0

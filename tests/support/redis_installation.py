@@ -1,4 +1,4 @@
-"""A whole installation for tests of Redis: settings with local repositories and one source, and what is stored of it."""
+"""An installation for tests of Redis: settings with local repositories and one source, and what is stored of it."""
 
 from __future__ import annotations
 

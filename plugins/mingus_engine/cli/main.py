@@ -14,6 +14,7 @@ from mingus_engine.cli import (
     files_command,
     init_command,
     keys_command,
+    redis_command,
     restore_command,
     runs_command,
     ship_command,
@@ -21,7 +22,6 @@ from mingus_engine.cli import (
     snapshots_command,
     verify_command,
     wal_command,
-    redis_command,
     windows_command,
 )
 from mingus_engine.cli.console import Console, OutputClosed, error_document

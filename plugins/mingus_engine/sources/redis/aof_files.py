@@ -97,6 +97,11 @@ class AofFiles:
         """Bytes together, as the server counts them (``aof_current_size``)."""
         return sum(file.size for file in self.files)
 
+    @property
+    def increments(self) -> int:
+        """Bytes of the files besides the base."""
+        return sum(file.size for file in self.files if file.entry.kind != BASE)
+
     def examine(self, known: Callable[[OpenFile], int], checkpoint: Callable[[], None]) -> list[Stamp]:
         """Find out where each file ends with a whole command; the annotations on the way.
 
