@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mingus_engine.codec.entries import Entry
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.crew import Crew
@@ -29,10 +30,21 @@ class Materialiser:
     """Writes every entry of a snapshot. Files with maps of their own go first, the largest of them at the beginning,
     so that no worker is left alone with a large one at the end. Their entries are in memory together: under 1 KiB
     for every 40 MiB of such files at worst.
+
+    :param wanted: tells whether an entry is written; default: all are.
     """
 
-    def __init__(self, reader: SnapshotReader, target: Target, context: JobContext, total_bytes: int) -> None:
+    def __init__(
+        self,
+        reader: SnapshotReader,
+        target: Target,
+        context: JobContext,
+        total_bytes: int,
+        *,
+        wanted: Callable[[Entry], bool] = lambda _: True,
+    ) -> None:
         self._reader, self._target, self._context, self._total = reader, target, context, total_bytes
+        self._wanted = wanted
         self._lock = threading.Lock()
         self.written = Written()
 
@@ -47,7 +59,11 @@ class Materialiser:
 
     def _works(self) -> Iterator[TabledEntry]:
         yield from self._large()
-        files = (t for t in self._reader.files() if t.entry.kind == FileKind.FILE and not t.entry.maps)
+        files = (
+            t
+            for t in self._reader.files()
+            if t.entry.kind == FileKind.FILE and not t.entry.maps and self._wanted(t.entry)
+        )
         for tabled in self._reader.expected(files):
             self._context.checkpoint()
             yield tabled
@@ -58,6 +74,8 @@ class Materialiser:
         for tabled in self._reader.files():
             self._context.checkpoint()
             entry = tabled.entry
+            if not self._wanted(entry):
+                continue
             if entry.kind == FileKind.DIRECTORY:
                 self._target.make_directory(entry)
             elif entry.kind == FileKind.SYMLINK:

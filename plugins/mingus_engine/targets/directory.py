@@ -211,6 +211,16 @@ class DirectoryTarget:
         with translated(path), self._open_own(path, _REPLACE) as file:
             file.write(data)
 
+    def rename(self, path: bytes, name: bytes) -> None:
+        """Give a file of the restore another *name* in its directory, in place of what is there of that name.
+
+        :raises TargetError: the file system refused.
+        """
+        base, parts = self._resolve(path)
+        self._note(b"/".join((*parts[:-1], name)), again=True)
+        with translated(path), open_parent(base, parts, create=False) as parent:
+            os.rename(parts[-1], name, src_dir_fd=parent, dst_dir_fd=parent)
+
     def read_file(self, path: bytes, max_bytes: int) -> bytes:
         """The first *max_bytes* of a file that was restored.
 
