@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mingus_engine.errors import TargetError, TargetNotEmpty, TargetTooSmall
+from mingus_engine.programs.accounts import Account
 from mingus_engine.targets.paths import DIRECTORY_FLAGS, shown, translated
 from mingus_engine.targets.wipe import wipe
 
@@ -183,3 +184,19 @@ def _require_writable(directory: Path, target: Path) -> None:
     if read_only or not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         why = "on a read-only file system" if read_only else "not writable"
         raise TargetError(f"target {shown(target)}: directory {shown(directory)} is {why}")
+
+
+def require_passable(directory: Path, account: Account) -> None:
+    """:raises TargetError: *account* cannot get through *directory*."""
+    status = directory.stat()
+    if status.st_uid == account.uid:
+        needed = stat.S_IXUSR
+    elif status.st_gid == account.gid:
+        needed = stat.S_IXGRP
+    else:
+        needed = stat.S_IXOTH
+    if not status.st_mode & needed:
+        raise TargetError(
+            f"user {account.name!r} cannot pass directory {shown(directory)} (mode {stat.S_IMODE(status.st_mode):04o})",
+            hint="choose a scratch directory that this user can reach, or open the way to it (chmod o+x)",
+        )

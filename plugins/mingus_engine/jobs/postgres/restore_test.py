@@ -9,20 +9,18 @@ So L4 also runs
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from blake3 import blake3
 
-from mingus_engine import bounds
 from mingus_engine import lsn as lsns
 from mingus_engine.checks import Check
-from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import VerificationFailed
+from mingus_engine.jobs.comparing import compare_files
 from mingus_engine.jobs.context import JobContext, Stopwatch
 from mingus_engine.jobs.postgres.recovery_target import Recovery
 from mingus_engine.jobs.postgres.restore import PostgresRestore
@@ -32,13 +30,10 @@ from mingus_engine.postgres import programs
 from mingus_engine.programs import accounts
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import PostgresConnection, SourceSettings
-from mingus_engine.sources.base import FileKind
 from mingus_engine.sources.postgres import invariants
 from mingus_engine.targets.postgres import checks
 from mingus_engine.targets.postgres.server import Started, ThrowAwayServer
 
-_UNKNOWN = bytes(bounds.BLOCK_HASH_BYTES)
-_NAMED = 20
 # What a restore writes differently on purpose when tablespaces go elsewhere.
 _REWRITTEN = frozenset({b"tablespace_map"})
 
@@ -72,7 +67,7 @@ class RestoreTest:
             job = self._restore(scratch, owner)
             restored_s = clock.seconds
             self.found.append(Check("L3 restore", True, f"{job.files} files, {job.bytes} bytes in {restored_s} s"))
-            self.found.append(compare(self.reader, scratch / "data", self.context))
+            self.found.append(compare_files(self.reader, _places(scratch / "data"), self.context))
             self.found.append(_label_check(scratch / "data", job.facts))
             if start_server:
                 self._ask_server(job, scratch, account, restored_s)
@@ -152,50 +147,14 @@ class RestoreTest:
         self.context.progress("verify L4", 0, 0, what)
 
 
-def compare(reader: SnapshotReader, directory: Path, context: JobContext) -> Check:
-    """L3: every restored file, read from the disk again, against the recorded block hashes."""
-    bad: list[str] = []
-    files = done = 0
-    for file in reader.files():
-        entry = file.entry
-        if entry.kind != FileKind.FILE or entry.path in _REWRITTEN:
-            continue
-        path = directory / os.fsdecode(entry.path)
-        if entry.path.startswith(b"mingus-"):
-            continue  # configuration from outside: beside the data directory, compared when it was read
-        context.checkpoint()
-        files += 1
-        done += entry.size
-        context.progress("verify L3", done, 0, str(entry.path))
-        if problem := _differs(reader, file, path):
-            bad.append(f"{os.fsdecode(entry.path)}: {problem}")
-    if bad:
-        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-        return Check("L3 compare", False, f"{len(bad)} of {files} files differ: {', '.join(bad[:_NAMED])}{more}")
-    return Check("L3 compare", True, f"{files} files, {done} bytes equal what was backed up")
+def _places(directory: Path) -> Callable[[bytes], Path | None]:
+    """Where each file of the snapshot was restored to, as it is."""
 
+    def place(path: bytes) -> Path | None:
+        # Configuration from outside lies beside the data directory, and was compared when it was read.
+        return None if path in _REWRITTEN or path.startswith(b"mingus-") else directory / os.fsdecode(path)
 
-def _differs(reader: SnapshotReader, file: TabledEntry, path: Path) -> str:
-    """How the file on disk differs, empty if it does not."""
-    try:
-        with path.open("rb", buffering=0) as restored:
-            if (size := os.fstat(restored.fileno()).st_size) != file.entry.size:
-                return f"{size} bytes instead of {file.entry.size}"
-            hashes = reader.block_hashes(file)
-            buffer = bytearray(bounds.SLAB_BYTES)
-            block = 0
-            while n := restored.readinto(buffer):
-                data = memoryview(buffer)[:n]
-                for at in range(0, n, bounds.BLOCK_BYTES):
-                    expected = hashes[block * bounds.BLOCK_HASH_BYTES : (block + 1) * bounds.BLOCK_HASH_BYTES]
-                    piece = data[at : at + bounds.BLOCK_BYTES]
-                    digest = blake3(piece, key=reader.body.hash_key).digest(length=bounds.BLOCK_HASH_BYTES)
-                    if expected not in (_UNKNOWN, digest):
-                        return f"block {block} differs"
-                    block += 1
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return ""
+    return place
 
 
 def _label_check(directory: Path, facts: Mapping[str, Any]) -> Check:

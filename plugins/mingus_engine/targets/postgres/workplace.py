@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from mingus_engine.errors import TargetError
 from mingus_engine.programs.accounts import Account
 from mingus_engine.targets.paths import shown, translated
+from mingus_engine.targets.places import require_passable
 from mingus_engine.targets.postgres import layout
 
 PORT = 5432
@@ -76,7 +76,7 @@ def require_usable(data_directory: Path, work_dir: Path, account: Account | None
             )
         if account is not None:
             for directory in (*data_directory.parents, work_dir, *work_dir.parents):
-                _require_passable(directory, account)
+                require_passable(directory, account)
         require_unused(data_directory)
 
 
@@ -130,21 +130,6 @@ def _is_in(pid: int, directory: Path) -> bool:
         return Path(f"/proc/{pid}/cwd").resolve() == directory.resolve()
     except OSError:
         return True
-
-
-def _require_passable(directory: Path, account: Account) -> None:
-    status = directory.stat()
-    if status.st_uid == account.uid:
-        needed = stat.S_IXUSR
-    elif status.st_gid == account.gid:
-        needed = stat.S_IXGRP
-    else:
-        needed = stat.S_IXOTH
-    if not status.st_mode & needed:
-        raise TargetError(
-            f"user {account.name!r} cannot pass directory {shown(directory)} (mode {stat.S_IMODE(status.st_mode):04o})",
-            hint="choose a scratch directory that this user can reach, or open the way to it (chmod o+x)",
-        )
 
 
 def _write(path: Path, text: str, account: Account | None) -> Path:
