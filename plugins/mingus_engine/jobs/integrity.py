@@ -7,6 +7,7 @@ everything decrypts, decompresses, and hashes to what was recorded.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from mingus_engine import bounds
@@ -62,8 +63,11 @@ def whole(repository: Repository, manifest: Manifest, context: JobContext) -> Ch
     return _check("L1 stored SHA-256", bad, f"{len(wanted)} objects, {total} bytes")
 
 
-def readable(reader: SnapshotReader, context: JobContext) -> Check:
-    """L2: every blob and every log decrypts, decompresses and hashes to what was recorded."""
+def readable(reader: SnapshotReader, context: JobContext, *, besides: Collection[bytes] = ()) -> Check:
+    """L2: every blob and every log decrypts, decompresses and hashes to what was recorded.
+
+    :param besides: paths of files that the caller reads itself.
+    """
     total = int(reader.body.statistics.get("read_bytes", 0))
     done = files = 0
     bad: list[str] = []
@@ -87,7 +91,8 @@ def readable(reader: SnapshotReader, context: JobContext) -> Check:
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         waiting: list[Future[tuple[int, str]]] = []
-        for file in reader.expected(f for f in reader.files() if f.entry.kind == FileKind.FILE):
+        files_of = (f for f in reader.files() if f.entry.kind == FileKind.FILE and f.entry.path not in besides)
+        for file in reader.expected(files_of):
             waiting.append(pool.submit(read, file))
             while len(waiting) > 4 * _WORKERS:
                 take(waiting.pop(0))

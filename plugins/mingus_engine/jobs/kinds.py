@@ -11,12 +11,14 @@ from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.postgres.prove import PostgresProver
 from mingus_engine.jobs.proving import Prover, Wanted
+from mingus_engine.jobs.redis.prove import RedisProver
 from mingus_engine.repository import state
 from mingus_engine.repository.repository import Repository
 from mingus_engine.settings import Settings, SourceSettings
 
 PROVERS: Mapping[str, Callable[[Settings, SourceSettings, Repository, Wanted, JobContext], Prover]] = {
     "postgres": PostgresProver,
+    "redis": RedisProver,
 }
 
 

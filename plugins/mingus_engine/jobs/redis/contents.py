@@ -54,6 +54,12 @@ class StoredServer:
         base = next((file.name for file in self.manifest.of_kind(aof.BASE)), "")
         return self.folder + base.encode() if base.endswith(".rdb") else b""
 
+    @property
+    def commands(self) -> list[bytes]:
+        """Paths of the files of commands, in order; the base among them when it is no RDB."""
+        files = self.manifest.files if self.manifest else ()
+        return [self.folder + f.name.encode() for f in files if self.folder + f.name.encode() != self.base]
+
 
 class Contents:
     """See the module; reads the list of files once.
@@ -63,6 +69,7 @@ class Contents:
 
     def __init__(self, reader: SnapshotReader) -> None:
         self._reader = reader
+        self._facts = reader.body.facts
         self.files: dict[bytes, TabledEntry] = {
             tabled.entry.path: tabled for tabled in reader.files() if tabled.entry.kind == FileKind.FILE
         }
@@ -121,6 +128,7 @@ class Contents:
     def _server(self, prefix: bytes) -> StoredServer | None:
         raw = self.read(prefix + CONFIGURATION)
         configuration = plainjson.decode(raw, f"{self._what}: {CONFIGURATION.decode()}") if raw else {}
+        configuration |= shard_facts(self._facts, prefix.decode().rstrip("/")).get("settings") or {}
         names = Names.of(configuration)
         if prefix + SNAPSHOT_RDB in self.files:
             return StoredServer(prefix, names, configuration)
@@ -143,6 +151,11 @@ class Contents:
             names.dbfilename, folder.rpartition(b"/")[2].decode(), name.removesuffix(suffix).decode(errors="replace")
         )
         return StoredServer(prefix, actual, configuration, folder + b"/", manifest)
+
+
+def shard_facts(facts: Mapping[str, Any], shard: str) -> Mapping[str, Any]:
+    """What was recorded of one server; empty: nothing."""
+    return next((dict(found) for found in facts.get("shards", ()) if found.get("name", "") == shard), {})
 
 
 def _number(prefix: bytes) -> int:

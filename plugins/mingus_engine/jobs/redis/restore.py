@@ -172,7 +172,7 @@ class RedisRestore:
         acl: bool = False,
     ) -> None:
         self._reader, self._directory, self._context = reader, directory, context
-        self._recoveries = recoveries or {}
+        self.recoveries = recoveries or {}
         self.facts = reader.body.facts
         self.engine, self.version = str(self.facts.get("engine", "redis")), str(self.facts.get("version", ""))
         self.contents = Contents(reader)
@@ -225,9 +225,9 @@ class RedisRestore:
             ],
             files=len(sizes) + sum(bool(placed.increment) for placed in self.servers),
             bytes=sum(sizes.values()),
-            command_bytes=sum(r.end - r.start for r in self._recoveries.values()),
+            command_bytes=sum(r.end - r.start for r in self.recoveries.values()),
             on_request=sorted(path.decode() for path in self._beside),
-            recovery=[recovery.as_dict() for recovery in self._recoveries.values()],
+            recovery=[recovery.as_dict() for recovery in self.recoveries.values()],
             notes=[*notes, *self._notes()],
         )
 
@@ -280,7 +280,7 @@ class RedisRestore:
     def _write_commands(self, target: RedisTarget, stored: StoredServer, placed: ServerFiles) -> None:
         if not placed.increment:
             return
-        recovery = self._recoveries.get(stored.shard)
+        recovery = self.recoveries.get(stored.shard)
         self.command_bytes += target.write_commands(placed, self._counted(recovery) if recovery else ())
 
     def _counted(self, recovery: RedisRecovery) -> Iterator[bytes]:
@@ -292,7 +292,7 @@ class RedisRestore:
             self._context.progress("restore commands", done, recovery.end - recovery.start, recovery.shard)
 
     def _place(self, stored: StoredServer, below: bytes, form: str | None) -> ServerFiles:
-        recovery = self._recoveries.get(stored.shard)
+        recovery = self.recoveries.get(stored.shard)
         if (recovery is not None or stored.manifest is not None) and form == layout.RDB:
             raise SettingsError(
                 "an append-only file is restored as one: the commands in it are in no RDB",

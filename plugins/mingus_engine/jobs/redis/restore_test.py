@@ -1,0 +1,289 @@
+"""The upper rungs of the verification ladder for Redis (DESIGN §7): restore, compare every file (L3), start a server of
+the same major version on it and ask it (L4).
+
+"The server starts" is not a test: one that looks for another file starts empty and says nothing. So L4 counts every
+key of every database by type and expiry, on the server and in the RDB, and compares what was recorded at the backup.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from mingus_engine import bounds
+from mingus_engine.checks import Check
+from mingus_engine.errors import ComponentMissing, Damaged, VerificationFailed
+from mingus_engine.jobs.comparing import compare_files
+from mingus_engine.jobs.context import JobContext, Stopwatch
+from mingus_engine.jobs.redis import census, invariants
+from mingus_engine.jobs.redis.contents import StoredServer, shard_facts
+from mingus_engine.jobs.redis.recovery import RedisRecovery
+from mingus_engine.jobs.redis.restore import RedisRestore
+from mingus_engine.jobs.scratch import scratch_directory
+from mingus_engine.programs import accounts
+from mingus_engine.programs.accounts import Account
+from mingus_engine.redis import programs, sample
+from mingus_engine.redis.programs import Programs
+from mingus_engine.redis.rdb_check import RdbFacts
+from mingus_engine.repository.reader import SnapshotReader
+from mingus_engine.settings import SourceSettings
+from mingus_engine.targets.redis import layout, memory
+from mingus_engine.targets.redis.layout import ServerFiles
+from mingus_engine.targets.redis.server import ThrowAwayRedis
+
+_TOOL_TIMEOUT_S = 3600.0
+# How far the number of keys that a busy server told may be from what its RDB has.
+_LIVE_SHARE, _LIVE_KEYS = 0.1, 1000
+_OUTPUT_LINES = 3
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """One server that was restored, in *root*."""
+
+    job: RedisRestore
+    stored: StoredServer
+    placed: ServerFiles
+    root: Path
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What was recorded of it."""
+        return shard_facts(self.job.facts, self.stored.shard)
+
+    @property
+    def recovery(self) -> RedisRecovery | None:
+        """How its moment is reached."""
+        return self.job.recoveries.get(self.stored.shard)
+
+    @property
+    def base(self) -> Path:
+        """The RDB that a start begins with."""
+        return self.path(self.placed.base)
+
+    @property
+    def is_rdb_alone(self) -> bool:
+        """Whether the server has what the RDB has, nothing of commands."""
+        return bool(self.placed.base) and self.stored.manifest is None and self.recovery is None
+
+    def path(self, name: bytes) -> Path:
+        """Of a file of the restore."""
+        return self.root / os.fsdecode(name)
+
+    def named(self, check: Check) -> Check:
+        """*check*, said of this server."""
+        return Check(f"{check.name} {self.stored.shard}".rstrip(), check.ok, check.detail, check.data)
+
+
+@dataclass
+class RestoreTest:
+    """One restore test of one snapshot. ``rto_s``: from the first byte fetched to a server that has loaded everything;
+    of a cluster the slowest one's.
+
+    :param recoveries: shard → how its moment is reached; empty: the snapshot itself.
+    """
+
+    source: SourceSettings
+    reader: SnapshotReader
+    scratch_parent: Path
+    context: JobContext
+    recoveries: Mapping[str, RedisRecovery] = field(default_factory=dict)
+    bytes_read: int = 0
+    rto_s: float | None = None
+    found: list[Check] = field(default_factory=list)
+
+    def run(self, *, start_server: bool) -> list[Check]:
+        """Restore and check; the scratch directory is gone afterwards, whatever happened.
+
+        :raises MingusError: the restore itself failed (Damaged, TargetError, …). Failed checks are returned.
+        """
+        account = accounts.account(self.source.run_as)
+        owner = account.owner if account else None
+        with scratch_directory(self.scratch_parent, owner) as scratch:
+            clock = Stopwatch()
+            job = RedisRestore(self.reader, scratch / "data", self.context, recoveries=self.recoveries)
+            newest = max(job.contents.rdb_version(stored) for stored in job.stored)
+            found = None
+            if start_server:
+                found = programs.find(job.engine, job.version, newest, self.source.bin_directory)
+            job.run(owner=owner, durable=False)
+            restored_s = clock.seconds
+            self.bytes_read = job.bytes + job.command_bytes
+            self.found.append(Check("L3 restore", True, f"{job.files} files, {job.bytes} bytes in {restored_s} s"))
+            places = {path: scratch / "data" / os.fsdecode(to) for s in job.servers for path, to in s.files.items()}
+            self.found.append(compare_files(self.reader, places.get, self.context))
+            for stored, placed in zip(job.stored, job.servers, strict=True):
+                one = _Restored(job, stored, placed, scratch / "data")
+                if found is None:
+                    self.found.extend(map(one.named, _counted(one, self.context)))
+                else:
+                    self._ask_server(one, found, account, restored_s)
+        return self.found
+
+    def _ask_server(self, one: _Restored, found: Programs, account: Account | None, restored_s: float) -> None:
+        """Level 4 of one server: programs, server, keys, sample, invariants."""
+        self._progress("check programs", one)
+        self.found.extend(map(one.named, _tools(one, found, account, self.context)))
+        memory.require(_used_bytes(one), memory.available_bytes())
+        server = ThrowAwayRedis(
+            one.root, one.placed, found, account=account, work_dir=one.root.parent, databases=_databases(one.stored),
+            start_timeout_s=self.source.verify.start_timeout_s, checkpoint=self.context.checkpoint,
+        )  # fmt: skip
+        first_ms = _now_ms()
+        self._progress("start the server", one)
+        try:
+            started = server.start()
+        except VerificationFailed as error:
+            self.found.append(one.named(Check("L4 start", False, error.message)))
+            return
+        with closing(server):
+            self.rto_s = max(self.rto_s or 0.0, round(restored_s + started.loaded_s, 3))
+            self.found.append(one.named(Check("L4 start", True, f"loaded after {started.loaded_s} s")))
+            try:
+                self.found.extend(map(one.named, self._questions(one, server, first_ms)))
+            except redis.RedisError as error:
+                said = " ".join(str(error).split())[:300]
+                self.found.append(one.named(Check("L4 questions", False, f"the restored server: {said}")))
+            clean = server.stop()
+            self.found.append(one.named(Check("L4 stop", clean, "" if clean else "the server did not end by itself")))
+
+    def _questions(self, one: _Restored, server: ThrowAwayRedis, first_ms: int) -> Iterator[Check]:
+        self._progress("count keys", one)
+        measured = _measured(server, first_ms, self.context)
+        last_ms = _now_ms() + 1
+        if one.is_rdb_alone:
+            path = one.base
+            expected = census.of_rdb(_chunks(path), path.name, first_ms, last_ms, self.context.checkpoint)
+            yield from census.compare(expected, measured)
+            yield from recorded_keys(one.facts, {n: c.keys for n, c in expected.databases.items()})
+            with closing(server.client()) as client:
+                libraries = len(sample.functions(client) or {})
+            yield Check(
+                "L4 functions", libraries == expected.functions,
+                f"{libraries} libraries, {expected.functions} in the RDB",
+            )  # fmt: skip
+        else:
+            yield not_empty(one.facts, sum(counts.total() for counts in measured.values()))
+        self._progress("compare the sample", one)
+        yield from self._sampled(one, server)
+        self._progress("invariants", one)
+        yield from invariants.evaluate(server.client, self.source.redis.invariants, self.context.checkpoint)
+
+    def _sampled(self, one: _Restored, server: ThrowAwayRedis) -> Iterator[Check]:
+        """What was sampled at the backup; at another moment it need not be so."""
+        path = one.stored.prefix + sample.SAMPLE_PATH
+        raw = one.job.contents.read(path)
+        if raw is None or one.recovery is not None:
+            return
+        recorded = sample.decode(raw, f"snapshot {self.reader.manifest.ulid}: {path.decode()}")
+        with closing(server.client()) as client:
+            again = sample.again(client, recorded)
+        for check in sample.compare(recorded, again, _now_ms()):
+            yield Check(f"L4 {check.name}", check.ok, check.detail, check.data)
+
+    def _progress(self, what: str, one: _Restored) -> None:
+        self.context.checkpoint()
+        self.context.progress("verify L4", 0, 0, f"{what} {one.stored.shard}".rstrip())
+
+
+def recorded_keys(facts: Mapping[str, Any], counted: Mapping[int, int]) -> Iterator[Check]:
+    """Keys per database as recorded at the backup, against the RDB; exactly where nothing was written meanwhile."""
+    recorded = {int(number): int(one["keys"]) for number, one in (facts.get("databases") or {}).items()}
+    if not recorded and not counted:
+        return
+    exact = facts.get("databases_by") == "rdb" or bool(facts.get("quiet"))
+    wrong = []
+    for database in sorted(recorded.keys() | counted.keys()):
+        then, now = recorded.get(database, 0), counted.get(database, 0)
+        allowed = 0 if exact else max(_LIVE_KEYS, int(_LIVE_SHARE * max(then, now)))
+        if abs(then - now) > allowed or (then and not now):
+            wrong.append(f"database {database}: {now} keys, {then} were recorded")
+    how = "exactly" if exact else f"within {_LIVE_SHARE:.0%} or {_LIVE_KEYS} keys: the server was written to meanwhile"
+    yield Check("L4 recorded keys", not wrong, "; ".join(wrong[:5]) or f"{sum(counted.values())} keys, {how}")
+
+
+def not_empty(facts: Mapping[str, Any], total: int) -> Check:
+    """A server that has nothing where something was recorded was started on the wrong file."""
+    recorded = sum(int(one["keys"]) for one in (facts.get("databases") or {}).values())
+    ok = total > 0 or recorded == 0
+    return Check("L4 keys", ok, f"{total} keys; {recorded} were recorded at the snapshot")
+
+
+def _measured(server: ThrowAwayRedis, first_ms: int, context: JobContext) -> dict[int, Counter[tuple[str, str]]]:
+    with closing(server.client()) as client:
+        numbers = [int(name.removeprefix("db")) for name in client.info("keyspace")]
+    found = {}
+    for number in numbers:
+        with closing(server.client(number)) as client:
+            found[number] = census.of_server(client, first_ms, context.checkpoint)
+    return found
+
+
+def _counted(one: _Restored, context: JobContext) -> Iterator[Check]:
+    """L3 without a server: the restored RDB, walked."""
+    if not one.placed.base:
+        return
+    now = _now_ms()
+    try:
+        found = census.of_rdb(_chunks(one.base), one.base.name, now, now, context.checkpoint)
+    except Damaged as error:
+        yield Check("L3 RDB", False, error.message)
+        return
+    yield Check("L3 RDB", True, f"{found.keys} keys in {len(found.databases)} databases")
+    if one.is_rdb_alone:
+        for check in recorded_keys(one.facts, {n: c.keys for n, c in found.databases.items()}):
+            yield Check(check.name.replace("L4", "L3"), check.ok, check.detail)
+
+
+def _tools(one: _Restored, found: Programs, account: Account | None, context: JobContext) -> Iterator[Check]:
+    """What the server's own programs say. They accept what ours refuse (a stale tail), never the other way round."""
+    placed = one.placed
+    asked = []
+    if placed.form == layout.AOF:
+        asked.append(("check-aof", one.path(placed.manifest_path)))
+    if placed.base:
+        asked.append(("check-rdb", one.base))
+    for name, path in asked:
+        tool = found.tool(name)
+        try:
+            done = found.run(
+                tool, [str(path)], account=account, timeout_s=_TOOL_TIMEOUT_S, checkpoint=context.checkpoint
+            )
+        except ComponentMissing as error:
+            yield Check(f"L4 {tool}", False, f"not available: {error.message}", {"available": False})
+            continue
+        last = "; ".join(done.output.strip().splitlines()[-_OUTPUT_LINES:])
+        yield Check(f"L4 {tool}", done.code == 0, f"{path.name}: {last}" if done.code else path.name)
+
+
+def _used_bytes(one: _Restored) -> int:
+    """Memory that the server had in use, by the RDB; at least as much as there is to load."""
+    facts: RdbFacts | None = one.job.rdbs.get(one.placed.base)
+    used = (facts.aux if facts else {}).get("used-mem", "")
+    size = sum(one.job.contents.files[path].entry.size for path in one.placed.files)
+    commands = one.recovery.end - one.recovery.start if one.recovery else 0
+    return max(int(used) if used.isdecimal() else 0, size) + commands
+
+
+def _databases(stored: StoredServer) -> int:
+    """How many databases the server had: an RDB with more than a server has is refused by it."""
+    said = str(stored.configuration.get("databases") or "16")
+    return int(said) if said.isdecimal() and 0 < int(said) < 1 << 20 else 16
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(bounds.MIB):
+            yield chunk
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
