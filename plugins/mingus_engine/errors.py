@@ -172,7 +172,13 @@ class SourceDenied(SourceError):
 class SourceUnsupported(SourceError):
     """The source's version or set-up is not supported."""
 
-    hint = "supported: PostgreSQL 15 to 18"
+    hint = "supported: PostgreSQL 15 to 18, Redis 7 and later, Valkey"
+
+
+class SourceEmpty(SourceError):
+    """There is nothing in the source, which is no state that anybody wants to go back to."""
+
+    hint = "is this the right server, has it lost its data? redis.may_be_empty: true, where empty is normal"
 
 
 class BackupBroken(SourceError):

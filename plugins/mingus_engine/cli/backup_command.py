@@ -51,6 +51,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
             ("stored", f"{output.size(report.bytes_stored)} (ratio {report.ratio:.2f})"),
             *([("reused", output.size(report.bytes_reused))] if report.bytes_reused else []),
             *_of_postgres(report),
+            *_of_redis(report),
             ("duration", output.duration(report.duration_s)),
             ("flagged", output.yes_no(report.flagged)),
         ))
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace, session: Session) -> int:
 
 
 def _of_postgres(report: BackUpReport) -> list[tuple[str, str]]:
+    if report.kind.partition(" ")[0] != "postgres":
+        return []
     from mingus_engine.jobs.postgres.back_up import PostgresBackUpReport
 
     if not isinstance(report, PostgresBackUpReport):
@@ -75,4 +78,21 @@ def _of_postgres(report: BackUpReport) -> list[tuple[str, str]]:
         *([] if report.bytes_received is None else [("received", output.size(report.bytes_received))]),
         ("WAL", output.size(report.wal_bytes)),
         ("LSN", f"{report.start_lsn} to {report.stop_lsn}, timeline {report.timeline}"),
+    ]
+
+
+def _of_redis(report: BackUpReport) -> list[tuple[str, str]]:
+    if report.kind.partition(" ")[0] != "redis":
+        return []
+    from mingus_engine.jobs.redis.back_up import RedisBackUpReport
+
+    if not isinstance(report, RedisBackUpReport):
+        return []
+    return [
+        ("server", f"{report.engine}, RDB {report.rdb_version}"),
+        ("keys", output.number(report.keys)),
+        *(
+            (shard["name"] or "read from", f"{shard['role']} {shard['read_from']}, offset {shard['offset']}")
+            for shard in report.shards
+        ),
     ]

@@ -7,15 +7,15 @@ packs → manifest → end of the run.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 
-from mingus_engine.errors import ParentDamaged
+from mingus_engine.errors import ParentDamaged, SettingsError
 from mingus_engine.jobs import places
 from mingus_engine.jobs.backing_up import BackUpReport, BackUpRun
 from mingus_engine.jobs.choosing import ParentChooser
 from mingus_engine.jobs.context import JobContext, Stopwatch
-from mingus_engine.jobs.postgres.back_up import back_up_postgres
 from mingus_engine.jobs.postgres.parent_rules import PostgresRules, declared_gaps
 from mingus_engine.repository import runs, writer
 from mingus_engine.settings import Settings
@@ -51,6 +51,7 @@ def _attempt(
     avoid: list[str],
 ) -> BackUpReport:
     source = settings.source(source_id)
+    back_up_kind = _KINDS[source.kind](incremental)
     with ExitStack() as stack:
         repository = stack.enter_context(places.first_reachable(settings, source_id, context))
         run = writer.begin(
@@ -73,4 +74,29 @@ def _attempt(
             else None
         )
         job = stack.enter_context(BackUpRun(settings, source, run, context, chooser))
-        return back_up_postgres(job, clock)
+        return back_up_kind(job, clock)
+
+
+#: Reads, stores and commits what there is of a kind of source.
+BackUpKind = Callable[[BackUpRun, Stopwatch], BackUpReport]
+
+
+# Imported when used: a backup of one kind loads the drivers of no other.
+def _postgres(incremental: bool) -> BackUpKind:  # noqa: ARG001 - either way
+    from mingus_engine.jobs.postgres.back_up import back_up_postgres
+
+    return back_up_postgres
+
+
+def _redis(incremental: bool) -> BackUpKind:
+    from mingus_engine.jobs.redis.back_up import back_up_redis
+
+    if incremental:
+        raise SettingsError(
+            "a snapshot of Redis is always a full one: an RDB is written anew each time",
+            hint="leave --incremental out; `mingus redis` and the append-only file store what changed",
+        )
+    return back_up_redis
+
+
+_KINDS: Mapping[str, Callable[[bool], BackUpKind]] = {"postgres": _postgres, "redis": _redis}

@@ -40,13 +40,16 @@ def node_of(conn: RedisConnection, host: str, port: int) -> RedisConnection:
     return dataclasses.replace(conn, host=host, port=port, socket="", sentinels=(), sentinel_master="", cluster=False)
 
 
-def connect(conn: RedisConnection, *, timeout_s: float = COMMAND_TIMEOUT_S, database: int = 0) -> redis.Redis:
+def connect(
+    conn: RedisConnection, *, timeout_s: float = COMMAND_TIMEOUT_S, database: int = 0, raw: bool = False
+) -> redis.Redis:
     """A client of the one node that *conn* names (Sentinels and clusters: see ``topology``); the caller closes it.
 
     It speaks RESP 2, gives bytes, and repeats nothing by itself. Its first connection is made here, so that a wrong
     address or password shows now.
 
-    :param timeout_s: for one answer.
+    :param timeout_s: for one answer. :param raw: answers are as the server gave them, whatever the command: bytes,
+        numbers, lists; else as redis-py interprets them.
     :raises SourceUnreachable, SourceDenied, SourceUnsupported: see :func:`client_error`.
     """
     secret = password_of(conn)
@@ -78,6 +81,8 @@ def connect(conn: RedisConnection, *, timeout_s: float = COMMAND_TIMEOUT_S, data
         with mapped(conn, "connecting"):
             pool = client.connection_pool
             pool.release(pool.get_connection())
+        if raw:
+            client.response_callbacks.clear()
     except BaseException:
         client.close()
         raise
@@ -86,10 +91,10 @@ def connect(conn: RedisConnection, *, timeout_s: float = COMMAND_TIMEOUT_S, data
 
 @contextmanager
 def connected(
-    conn: RedisConnection, *, timeout_s: float = COMMAND_TIMEOUT_S, database: int = 0
+    conn: RedisConnection, *, timeout_s: float = COMMAND_TIMEOUT_S, database: int = 0, raw: bool = False
 ) -> Iterator[redis.Redis]:
     """:func:`connect`, closed at the end of the block."""
-    client = connect(conn, timeout_s=timeout_s, database=database)
+    client = connect(conn, timeout_s=timeout_s, database=database, raw=raw)
     try:
         yield client
     finally:

@@ -287,7 +287,7 @@ def _parts(kind: str, value: Any) -> Iterable[bytes | int | str]:
     if kind == "set":
         return sorted(value)
     if kind == "hash":
-        return [part for pair in sorted(value.items()) for part in pair]
+        return [part for pair in sorted(_pairs(value).items()) for part in pair]
     if kind == "stream":
         return _stream_parts(_pairs(value))
     return list(value)

@@ -1,0 +1,167 @@
+"""One RDB from a node, by either transport, with the samples before and after the fork."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import redis
+
+from mingus_engine.errors import BackupBroken, SourceUnreachable
+from mingus_engine.redis import sample
+from mingus_engine.redis.client import ask, connect, mapped, place
+from mingus_engine.redis.link import Link
+from mingus_engine.redis.sample import Sample
+from mingus_engine.settings import RedisConnection, RedisSettings
+from mingus_engine.sources.base import FileKind, SourceFile
+from mingus_engine.sources.redis import bgsave, psync
+from mingus_engine.sources.redis.rdb_stream import Framing, RdbStream, TransferCut
+from mingus_engine.sources.redis.server import Info, read_info
+from mingus_engine.sources.slabs import SlabItem, SlabPool
+
+_BUFFER_LIMIT = "client-output-buffer-limit"
+
+
+class Transfer:
+    """See the module. Used by one thread after the other; ``close`` ends whatever is under way.
+
+    :param config: the server's directives, ``None`` = not known. :param stop: ends whatever waits.
+    :ivar stream: the RDB and what was learnt of it. :ivar after: INFO right after the fork. :ivar sample: what was the
+        same before and after it. :ivar replid, offset: where in the stream of replication the RDB is; ``""``, 0 = not
+        said. :ivar seconds: of the transfer, from its first byte.
+    """
+
+    def __init__(
+        self,
+        conn: RedisConnection,
+        settings: RedisSettings,
+        path: bytes,
+        pool: SlabPool,
+        *,
+        config: Mapping[str, str] | None,
+        stop: threading.Event,
+    ) -> None:
+        self.conn, self._settings, self._pool, self._stop = conn, settings, pool, stop
+        self._config = config
+        self._closing = contextlib.ExitStack()
+        self._file = SourceFile(path, FileKind.FILE, 0o640, mtime_ns=time.time_ns())
+        self._walk = (config or {}).get("rdbchecksum") == "no"
+        self.stream: RdbStream | None = None
+        self.sample: Sample | None = None
+        self.sample_trouble = ""
+        self.replid, self.offset = "", 0
+        self.seconds = 0.0
+        self.before: Info | None = None
+        self.after: Info | None = None
+
+    def close(self) -> None:
+        """The server sees the end of the connection. Idempotent."""
+        self._closing.close()
+
+    def items(self) -> Iterator[SlabItem]:
+        """Sample, fork, sample again, receive.
+
+        :raises MingusError: nothing of it is of use.
+        """
+        client = connect(self.conn, raw=True)
+        self._closing.callback(client.close)
+        self.before = read_info(client, self.conn)
+        if self.before.is_replica and self.before.get("cluster_enabled") == "1":
+            with mapped(self.conn, "READONLY"):
+                ask(client, "READONLY")
+        first = self._sampled(client)
+        if self._settings.transport == "bgsave":
+            yield from self._saved(client, first)
+        else:
+            yield from self._streamed(client, first)
+
+    def _streamed(self, client: redis.Redis, first: Sample | None) -> Iterator[SlabItem]:
+        with Link(self.conn, self._stop) as link:
+            sync = psync.full_sync(link, self._settings.save_timeout_s)
+            self.replid, self.offset = sync.replid, sync.offset
+            self._forked(client, first)
+            silence_s = min(psync.SILENCE_S, self._settings.save_timeout_s)
+            stream = self.stream = RdbStream(
+                self._file, place(self.conn), self._pool, lambda target: link.fill(target, silence_s), walk=self._walk
+            )
+            began = time.monotonic()
+            try:
+                yield from stream.items(sync.framing)
+            except (TransferCut, SourceUnreachable) as error:
+                raise self._cut(error.message, stream, time.monotonic() - began, rdb_only=sync.rdb_only) from None
+            self.seconds = time.monotonic() - began
+
+    def _saved(self, client: redis.Redis, first: Sample | None) -> Iterator[SlabItem]:
+        file, began_s = bgsave.save(
+            client, self.conn, Path(self._settings.data_directory),
+            timeout_s=self._settings.save_timeout_s, cancel=self._stop,
+        )  # fmt: skip
+        with file:
+            self._forked(client, first)
+            what = f"{place(self.conn)}: {file.name}"
+            stream = self.stream = RdbStream(
+                self._file, what, self._pool, lambda target: os.readv(file.fileno(), [target]), walk=self._walk
+            )
+            began = time.monotonic()
+            yield from stream.items(Framing(length=_size(file)))
+            self.seconds = time.monotonic() - began
+        self._refuse_older(stream, began_s)
+
+    def _refuse_older(self, stream: RdbStream, began_s: int) -> None:
+        """An RDB says when it was begun: not before the save that was asked for, or it is what another one left."""
+        aux = stream.facts.aux if stream.facts is not None else {}
+        made = aux.get("ctime", "")
+        if not made.isdigit() or int(made) < began_s:
+            raise BackupBroken(
+                f"{place(self.conn)}: the RDB in {self._settings.data_directory} was begun at {made or 'no time'}"
+                f" (s since 1970), before the save of {began_s}",
+                hint="is redis.data_directory the directory of this server?",
+            )
+        self.replid, self.offset = aux.get("repl-id", ""), int(aux.get("repl-offset", "0") or 0)
+
+    def _sampled(self, client: redis.Redis) -> Sample | None:
+        if self.before is None:
+            return None
+        keys = {number: keys for number, (keys, _) in self.before.databases.items()}
+        try:
+            return sample.take(client, keys, self._settings.sample_keys)
+        except redis.ResponseError as error:
+            self.sample_trouble = " ".join(str(error).split())[:200]
+            return None
+        except redis.RedisError as error:
+            raise SourceUnreachable(f"{place(self.conn)}: sampling keys: {error}") from None
+
+    def _forked(self, client: redis.Redis, first: Sample | None) -> None:
+        self.after = read_info(client, self.conn)
+        if first is None:
+            return
+        try:
+            self.sample = sample.steady(first, sample.again(client, first))
+        except redis.ResponseError as error:
+            self.sample_trouble = " ".join(str(error).split())[:200]
+        except redis.RedisError as error:
+            raise SourceUnreachable(f"{place(self.conn)}: sampling keys: {error}") from None
+
+    def _cut(self, message: str, stream: RdbStream, seconds: float, *, rdb_only: bool) -> BackupBroken:
+        """The connection is gone; the likely reasons, with the numbers that tell them apart."""
+        config = self._config or {}
+        hint = f"the server's log says why; the reader waited {stream.waited_s:.0f} s of it for the repository"
+        if stream.waited_s > seconds / 2:
+            hint += f", which is slower than the server: repl-timeout is {config.get('repl-timeout', 'not known')} s"
+        if not rdb_only:
+            hint += (
+                f"; a server of this version drops readers that are slower than its writers: {_BUFFER_LIMIT} is"
+                f" {config.get(_BUFFER_LIMIT, 'not known')}, raise its part 'replica'"
+            )
+        return BackupBroken(
+            f"{message} (cut after {stream.received_bytes} bytes and {seconds:.1f} s); nothing was committed", hint=hint
+        )
+
+
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
