@@ -200,6 +200,13 @@ class TargetNotEmpty(TargetError):
     hint = "choose an empty directory"
 
 
+class TargetUnreachable(TargetError):
+    """The server to restore into refused the connection, went away, or cannot answer now."""
+
+    transient = True
+    hint = "is the server up? the next try may find it ready"
+
+
 class TargetTooSmall(TargetError):
     """There is not enough free space at the target; nothing was written."""
 

@@ -65,15 +65,17 @@ class Link:
 
         :raises SourceUnreachable: the connection is cut. :raises Cancelled:
         """
-        encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
-        left = memoryview(
-            b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in encoded)
-        )
+        self.write(command_bytes(*parts))
+
+    def write(self, encoded: bytes) -> None:
+        """Send commands as they go over the wire, see :func:`command_bytes`; errors as of :meth:`send`."""
+        left = memoryview(encoded)
         deadline = time.monotonic() + client.COMMAND_TIMEOUT_S
         with self._sending:
             while left:
                 try:
                     left = left[self._socket.send(left) :]
+                    deadline = time.monotonic() + client.COMMAND_TIMEOUT_S
                 except TimeoutError:
                     self._wait(deadline, client.COMMAND_TIMEOUT_S, "sending")
                 except OSError as error:
@@ -145,6 +147,12 @@ class Link:
         if secret is not None:
             user = (self.conn.user,) if self.conn.user else ()
             self.command("AUTH", *user, secret.reveal(), timeout_s=self.conn.connect_timeout_s)
+
+
+def command_bytes(*parts: bytes | str | int) -> bytes:
+    """One command as it goes over the wire."""
+    encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in encoded)
 
 
 def _connected(conn: RedisConnection) -> socket.socket:
