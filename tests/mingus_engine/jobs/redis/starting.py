@@ -1,0 +1,68 @@
+"""Starting a server on what was restored, by the command line that the restore says or another one."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+from tests.support import processes
+from tests.support.processes import unprivileged_user, wait_until
+
+_QUIET = ("--port", "0", "--save", "", "--enable-debug-command", "yes")
+
+
+@contextmanager
+def started(command: str, workspace: Path, *more: str) -> Iterator[redis.Redis]:
+    """A server by *command*, the last words of which count; raises AssertionError when it does not come up."""
+    socket = workspace / "started.sock"
+    process = _start(command, workspace, socket, *more)
+    client = redis.Redis(unix_socket_path=str(socket), protocol=2)
+    try:
+        wait_until(lambda: process.poll() is not None or _answers(client), "the server has loaded its data")
+        assert process.poll() is None, (workspace / "started.log").read_text()
+        yield client
+    finally:
+        client.close()
+        processes.stop(process)
+
+
+def refusal(command: str, workspace: Path, *more: str) -> str:
+    """The log of a server that must not start; raises AssertionError when it does."""
+    socket = workspace / "refused.sock"
+    (workspace / "started.log").unlink(missing_ok=True)
+    process = _start(command, workspace, socket, *more)
+    client = redis.Redis(unix_socket_path=str(socket), protocol=2)
+    try:
+        wait_until(lambda: process.poll() is not None or _answers(client), "the server has decided")
+        assert process.poll() not in {None, 0}, "the server has started"
+        return (workspace / "started.log").read_text()
+    finally:
+        client.close()
+        processes.stop(process)
+
+
+def digest(client: redis.Redis) -> str:
+    """``DEBUG DIGEST`` of all databases."""
+    return str(client.execute_command("DEBUG", "DIGEST"))
+
+
+def _start(command: str, workspace: Path, socket: Path, *more: str) -> subprocess.Popen[bytes]:
+    workspace.chmod(0o777)  # the socket is made by the server's account
+    words = shlex.split(command)
+    if words[0] == "runuser":
+        words = words[words.index("--") + 1 :]
+    line = [*words, "--unixsocket", str(socket), *_QUIET, *more]
+    with (workspace / "started.log").open("wb") as log:
+        return processes.start(line, log=log, user=unprivileged_user(), cwd=workspace)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
