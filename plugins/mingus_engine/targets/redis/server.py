@@ -14,10 +14,10 @@ from typing import Self
 
 import redis
 
-from mingus_engine.errors import VerificationFailed
+from mingus_engine.errors import SourceError, VerificationFailed
 from mingus_engine.programs.accounts import Account
 from mingus_engine.programs.running import Guarded
-from mingus_engine.redis.client import connect
+from mingus_engine.redis.client import connect, connected
 from mingus_engine.redis.programs import Programs
 from mingus_engine.settings import RedisConnection
 from mingus_engine.targets.paths import shown, translated
@@ -188,9 +188,9 @@ class ThrowAwayRedis:
         if not self._socket.exists():
             return False
         try:
-            with redis.Redis(unix_socket_path=str(self._socket), socket_timeout=_ANSWER_S, protocol=2) as client:
+            with connected(self.connection, timeout_s=_ANSWER_S) as client:
                 client.ping()
-        except (redis.RedisError, OSError):
+        except (redis.RedisError, SourceError):
             return False  # it loads, or does not listen yet; its end is seen elsewhere
         return True
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.support import processes
 from tests.support.processes import unprivileged_user, wait_until
@@ -21,7 +23,7 @@ def started(command: str, workspace: Path, *more: str) -> Iterator[redis.Redis]:
     """A server by *command*, the last words of which count; raises AssertionError when it does not come up."""
     socket = workspace / "started.sock"
     process = _start(command, workspace, socket, *more)
-    client = redis.Redis(unix_socket_path=str(socket), protocol=2)
+    client = redis.Redis(unix_socket_path=str(socket), protocol=2, retry=Retry(NoBackoff(), 0))
     try:
         wait_until(lambda: process.poll() is not None or _answers(client), "the server has loaded its data")
         assert process.poll() is None, (workspace / "started.log").read_text()
@@ -36,7 +38,7 @@ def refusal(command: str, workspace: Path, *more: str) -> str:
     socket = workspace / "refused.sock"
     (workspace / "started.log").unlink(missing_ok=True)
     process = _start(command, workspace, socket, *more)
-    client = redis.Redis(unix_socket_path=str(socket), protocol=2)
+    client = redis.Redis(unix_socket_path=str(socket), protocol=2, retry=Retry(NoBackoff(), 0))
     try:
         wait_until(lambda: process.poll() is not None or _answers(client), "the server has decided")
         assert process.poll() not in {None, 0}, "the server has started"
