@@ -32,29 +32,18 @@ mingus restore ledger /empty/directory            # also when Airflow is down
 
 from __future__ import annotations
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, Param
 
 from mingus_airflow.operators import (
     PgExtractOperator,
     PgRecoveryPlanOperator,
     PgRestoredCheckOperator,
     PgRestoreOperator,
-    RecoveryApprovalOperator,
-    RecoveryReportOperator,
-    RestoreVerifyOperator,
 )
-from mingus_airflow.recovery import DRILL, MODES
-from mingus_airflow.recovery_postgres import PostgresOrder
+from mingus_airflow.recovering import TEXT, common_fields, destinations, recover
 from mingus_airflow.wiring import load_settings, wiring
 
 SETTINGS = load_settings()
-WIRING = wiring(SETTINGS)
-SOURCES = SETTINGS.of_kind("postgres")
-INTO = sorted({*(destination.name for destination in SETTINGS.destinations), *SOURCES})
-TEXT = {"type": ["null", "string"]}
-
-# The order is what the form says; a misspelt parameter of --conf is refused by the plan.
-ORDER = "{{ params | tojson }}"
 
 with DAG(
     dag_id="recover_postgres",
@@ -65,38 +54,12 @@ with DAG(
     tags=["mingus", "recovery", "postgres"],
     default_args={"owner": "mingus"},
     params={
-        "source": Param(type="string", enum=SOURCES, section="1. What", title="Source"),
-        "mode": Param(
-            DRILL,
-            type="string",
-            enum=list(MODES),
-            section="1. What",
-            title="Mode",
-            description="drill: scratch directory, checked and wiped. restore: to a directory. extract: a database or"
-            " tables into a running server. All but the drill need somebody else's approval.",
-        ),
-        "snapshot": Param(
-            None,
-            **TEXT,
-            section="2. From when",
-            title="Snapshot",
-            description="ULID or its beginning; empty = the newest.",
-        ),
-        "repository": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, *(repository.name for repository in SETTINGS.repositories)],
-            section="2. From when",
-            title="Repository",
-            description="Empty = the first reachable one of the source's chain.",
-        ),
-        "to": Param(
-            None,
-            **TEXT,
-            section="2. From when",
-            title="Moment",
-            description="latest · immediate · time:2026-11-23T14:29:59+01:00 (without an offset: UTC) · lsn:16/B374D848"
-            " · xid:12345 · name:RESTORE-POINT; empty = the end of the snapshot.",
+        **common_fields(
+            SETTINGS,
+            "postgres",
+            extract="a database or tables into a running server",
+            moment="latest · immediate · time:2026-11-23T14:29:59+01:00 (without an offset: UTC) · lsn:16/B374D848 ·"
+            " xid:12345 · name:RESTORE-POINT; empty = the end of the snapshot.",
         ),
         "timeline": Param(
             None,
@@ -139,7 +102,7 @@ with DAG(
         "into": Param(
             None,
             type=["null", "string"],
-            enum=[None, *INTO],
+            enum=[None, *destinations(SETTINGS, "postgres")],
             section="4. Extract",
             title="Into",
             description="A destination of the settings, or the server of a source.",
@@ -168,35 +131,9 @@ with DAG(
         ),
     },
 ):
-    bounds = WIRING.arguments("recover")
-    plan = PgRecoveryPlanOperator(task_id="plan", order=ORDER, **bounds)
-
-    @task.branch(task_id="choose", retries=0)
-    def choose(params: dict) -> list[str]:
-        """A drill needs no approval; anything else does."""
-        return ["drill"] if params["mode"] == DRILL else ["approve"]
-
-    drill = RestoreVerifyOperator(
-        task_id="drill",
-        source="{{ params.source }}",
-        snapshot=plan.output,
-        repository="{{ ti.xcom_pull(task_ids='plan')['repository'] }}",
-        level="L4",
-        target="{{ params.to or '' }}",
-        **WIRING.arguments("verify"),
+    recover(
+        wiring(SETTINGS),
+        PgRecoveryPlanOperator,
+        {"restore": PgRestoreOperator, "extract": PgExtractOperator},
+        check_type=PgRestoredCheckOperator,
     )
-    approve = RecoveryApprovalOperator(task_id="approve", order=ORDER, order_type=PostgresOrder, plan=plan.output)
-    restore = PgRestoreOperator(task_id="restore", order=ORDER, plan=plan.output, **bounds)
-    extract = PgExtractOperator(task_id="extract", order=ORDER, plan=plan.output, **bounds)
-    check = PgRestoredCheckOperator(task_id="check", order=ORDER, **bounds)
-    report = RecoveryReportOperator(
-        task_id="report",
-        outcomes=[drill.output, restore.output, extract.output],
-        trigger_rule="none_failed_min_one_success",
-        retries=0,
-    )
-
-    plan >> choose() >> [drill, approve]
-    # Each of the two skips itself when the order is not its own: a branch would not skip what follows the approval.
-    approve >> [restore, extract]
-    restore >> check >> report

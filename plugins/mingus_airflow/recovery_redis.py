@@ -48,7 +48,19 @@ class RedisOrder(RecoveryOrder):
             raise SettingsError(f"conflict {self.conflict!r} is none of {', '.join(CONFLICTS)}")
         if self.conflict != CONFLICTS[0] and self.mode != EXTRACT:
             raise SettingsError(f"the parameter 'conflict' is for mode {EXTRACT!r}, not {self.mode!r}")
+        if self.to and self.mode == EXTRACT:
+            raise SettingsError(
+                "keys are restored into a server as they are in a snapshot: for a moment, restore to a directory"
+            )
         self.extraction()
+
+    def moment(self) -> dict[str, Any]:
+        """Arguments of the engine's jobs that say to which moment."""
+        return {"to": self.to or None}
+
+    def files(self) -> dict[str, Any]:
+        """Arguments of the engine's ``restore_redis`` that say what is written beside the data."""
+        return {"shard": self.shard or None, "configuration": self.configuration, "acl": self.acl}
 
     def extraction(self) -> dict[str, Any]:
         """Arguments of the engine's ``restore_into`` that say which keys, where to and how.

@@ -118,11 +118,13 @@ class FakeEngine:
                 "plan": {"bytes": 1000, "wal_bytes": 16},
             },
             "postgres.windows": {"restorable_from": "2026-11-23T01:00:00+00:00", "restorable_to": None},
+            "redis.restore": {"snapshot": snapshot, "repository": "primary", "plan": {"bytes": 500, "form": "rdb"}},
+            "redis.restore_into": {"snapshot": snapshot, "repository": "primary", "plan": {"keys": 7}},
             "verify": {"snapshot": snapshot, "ok": True, "rto_s": 2.5, "checks": [], "proof": "01K0PROOF"},
         }
         for path, more in reports.items():
             module = types.ModuleType(f"mingus_engine.jobs.{path}")
-            name = path.rpartition(".")[2]
+            name = path.rpartition(".")[2] if path != "redis.restore" else "restore_redis"
             setattr(module, name, self.job(name, **more))
             if name == "archive_wal":
                 module.refuse_incomplete = archive_wal.refuse_incomplete  # type: ignore[attr-defined]

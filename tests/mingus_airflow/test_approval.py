@@ -14,8 +14,15 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from mingus_airflow import approval
 from mingus_airflow.approval import Facts, NotApproved, collect, judge, question, subject
-from mingus_airflow.operators import PgRestoreOperator, RecoveryApprovalOperator
+from mingus_airflow.operators import (
+    PgExtractOperator,
+    PgRestoreOperator,
+    RecoveryApprovalOperator,
+    RedisRestoreOperator,
+)
+from mingus_airflow.operators.approved import ApprovedOperator
 from mingus_airflow.recovery_postgres import PostgresOrder
+from mingus_airflow.recovery_redis import RedisOrder
 from mingus_airflow.rest import AirflowApi, ApiError
 from tests.mingus_airflow.support import SETTINGS, FakeEngine
 
@@ -149,13 +156,16 @@ def test_tries_without_a_record_are_counted() -> None:
 
 
 class TestTask:
-    """The protected task itself."""
+    """The protected task itself, of each kind of source."""
 
-    @pytest.fixture(autouse=True)
-    def settings(self, settings_file: Any) -> None: ...
+    @pytest.fixture(autouse=True, params=[PgRestoreOperator, RedisRestoreOperator])
+    def operator_type(self, request: pytest.FixtureRequest, settings_file: Any) -> None:
+        self.type: type[ApprovedOperator] = request.param
+        self.order = {**ORDER, "source": "ledger" if self.type is PgRestoreOperator else "sessions"}
+        self.good = answered(subject=subject(self.type.order_type.parse(self.order), PLAN))
 
     def execute(self, plan: dict[str, Any] | None = None, **change: Any) -> dict[str, Any]:
-        operator = PgRestoreOperator(task_id="restore", order={**ORDER, **change}, plan=plan or PLAN)
+        operator = self.type(task_id="restore", order={**self.order, **change}, plan=plan or PLAN)
         assert operator.retries == 0
         ti = SimpleNamespace(dag_id="d", run_id="r+1", task_id="restore", map_index=-1, try_number=1)
         return operator.execute({"ti": ti, "dag_run": SimpleNamespace(run_type=None, triggering_user_name="alice")})
@@ -167,11 +177,11 @@ class TestTask:
     def test_it_restores_what_was_planned_and_says_who_approved(
         self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        self.believe(monkeypatch, GOOD)
+        self.believe(monkeypatch, self.good)
         report = self.execute()
         assert report["approved_by"] == "bob"
         ((job, source, arguments),) = engine.calls
-        assert (job, source) == ("restore", "ledger")
+        assert (job, source) in (("restore", "ledger"), ("restore_redis", "sessions"))
         assert (arguments["snapshot"], arguments["repository"]) == ("01KSNAP", "primary")
         assert str(arguments["directory"]) == "/restored"
 
@@ -179,14 +189,9 @@ class TestTask:
     def test_it_does_nothing_for_another_order_or_plan(
         self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
     ) -> None:
-        self.believe(monkeypatch, GOOD)
+        self.believe(monkeypatch, self.good)
         with pytest.raises(NotApproved):
             self.execute(**change)
-        assert engine.calls == []
-
-    def test_it_skips_itself_when_the_order_is_of_another_mode(self, engine: FakeEngine) -> None:
-        with pytest.raises(AirflowSkipException):
-            self.execute(mode="extract", directory=None, what="books", into="ledger")
         assert engine.calls == []
 
     def test_it_does_nothing_when_airflow_cannot_be_asked(self, engine: FakeEngine) -> None:
@@ -201,6 +206,50 @@ class TestTask:
         with pytest.raises(NotApproved, match="could not be checked"):
             self.execute()
         assert engine.calls == []
+
+
+@pytest.mark.parametrize(
+    ("operator", "order"),
+    [
+        (PgRestoreOperator, {"source": "ledger", "mode": "extract", "what": "books", "into": "ledger"}),
+        (PgExtractOperator, ORDER),
+        (RedisRestoreOperator, {"source": "sessions", "mode": "drill"}),
+    ],
+)
+@pytest.mark.usefixtures("settings_file")
+def test_a_task_skips_itself_when_the_order_is_of_another_mode(
+    engine: FakeEngine, operator: type[ApprovedOperator], order: dict[str, Any]
+) -> None:
+    with pytest.raises(AirflowSkipException):
+        operator(task_id="t", order=order, plan=PLAN).execute({})
+    assert engine.calls == []
+
+
+def test_keys_go_into_the_server_that_was_approved(
+    engine: FakeEngine, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = {
+        "source": "sessions",
+        "mode": "extract",
+        "into": "sessions",
+        "keys": ["session:*"],
+        "database_map": ["3=0"],
+    }
+    good = answered(subject=subject(RedisOrder.parse(order), PLAN))
+    monkeypatch.setattr(AirflowApi, "of_connection", classmethod(lambda *_: FakeApi({})))
+    monkeypatch.setattr(approval, "collect", lambda *_, **__: good)
+    ti = SimpleNamespace(dag_id="d", run_id="r+1", task_id="restore", map_index=-1, try_number=1)
+    context = {"ti": ti, "dag_run": SimpleNamespace(run_type=None, triggering_user_name="alice")}
+    for wrong in ({**order, "keys": []}, {**order, "conflict": "replace"}):
+        with pytest.raises(NotApproved):
+            RedisRestoreOperator(task_id="restore", order=wrong, plan=PLAN).execute(context)
+    assert engine.calls == []
+    report = RedisRestoreOperator(task_id="restore", order=order, plan=PLAN).execute(context)
+    assert (report["requested_by"], report["approved_by"]) == ("alice", "bob")
+    ((job, _, arguments),) = engine.calls
+    assert (job, arguments["snapshot"], arguments["repository"]) == ("restore_into", "01KSNAP", "primary")
+    assert (arguments["keys"], arguments["database_map"]) == (("session:*",), {3: 0})
+    assert "dry_run" not in arguments
 
 
 class TestQuestion:

@@ -10,6 +10,8 @@ from mingus_airflow.operators.pg_restored_check import PgRestoredCheckOperator
 from mingus_airflow.operators.pg_wal_archive import PgWalArchiveOperator
 from mingus_airflow.operators.recovery_report import RecoveryReportOperator
 from mingus_airflow.operators.redis_aof import RedisAofOperator
+from mingus_airflow.operators.redis_recovery_plan import RedisRecoveryPlanOperator
+from mingus_airflow.operators.redis_restore import RedisRestoreOperator
 from mingus_airflow.operators.redis_snapshot import RedisSnapshotOperator
 from mingus_airflow.operators.restore_verify import RestoreVerifyOperator
 
@@ -24,6 +26,8 @@ __all__ = [
     "RecoveryApprovalOperator",
     "RecoveryReportOperator",
     "RedisAofOperator",
+    "RedisRecoveryPlanOperator",
+    "RedisRestoreOperator",
     "RedisSnapshotOperator",
     "RestoreVerifyOperator",
 ]

@@ -22,25 +22,23 @@ class PgRecoveryPlanOperator(RecoveryPlanOperator[PostgresOrder]):
     order_type = PostgresOrder
 
     def planned(self, settings: Settings, order: PostgresOrder, context: JobContext) -> dict[str, Any]:
-        """The plan of ``extract`` or ``restore``."""
-        common = {**dry(order, context), **order.moment()}
-        if order.mode == EXTRACT:
-            from mingus_engine.jobs.postgres.extract import extract
-
-            settings = resolve_destination(settings, order.into)
-            return extract(settings, order.source, **order.extraction(), **common).as_dict()
-        from mingus_engine.jobs.postgres.restore import restore
-
-        # A drill's directory is made, and wiped, by the drill.
-        directory = Path(order.directory or settings.state_path / "scratch")
-        planned = restore(settings, order.source, directory=directory, tablespace_map=order.tablespace_map(), **common)
-        return planned.as_dict()
-
-    def window(
-        self, settings: Settings, order: PostgresOrder, repository: str, context: JobContext
-    ) -> tuple[str | None, str | None]:
-        """The newest window of the write-ahead log."""
+        """The plan of ``extract`` or ``restore``, and the newest window of the write-ahead log."""
         from mingus_engine.jobs.postgres.windows import windows
 
-        found = windows(settings, order.source, repository=repository, context=context)
-        return found.restorable_from, found.restorable_to
+        report = _plan(settings, order, {**dry(order, context), **order.moment()})
+        found = windows(settings, order.source, repository=report["repository"], context=context)
+        return {**report, "restorable_from": found.restorable_from, "restorable_to": found.restorable_to}
+
+
+def _plan(settings: Settings, order: PostgresOrder, common: dict[str, Any]) -> dict[str, Any]:
+    if order.mode == EXTRACT:
+        from mingus_engine.jobs.postgres.extract import extract
+
+        settings = resolve_destination(settings, order.into)
+        return extract(settings, order.source, **order.extraction(), **common).as_dict()
+    from mingus_engine.jobs.postgres.restore import restore
+
+    # A drill's directory is made, and wiped, by the drill.
+    directory = Path(order.directory or settings.state_path / "scratch")
+    planned = restore(settings, order.source, directory=directory, tablespace_map=order.tablespace_map(), **common)
+    return planned.as_dict()

@@ -45,20 +45,15 @@ class RecoveryPlanOperator(OrderOperator[OrderT]):
     ui_color = "#5c6f99"
 
     def planned(self, settings: Settings, order: OrderT, context: JobContext) -> dict[str, Any]:
-        """The report of the job that would do it, run dry: ``repository``, ``snapshot`` and ``plan``."""
-        raise NotImplementedError
-
-    def window(
-        self, settings: Settings, order: OrderT, repository: str, context: JobContext
-    ) -> tuple[str | None, str | None]:
-        """From when to when the source can be restored, ISO 8601."""
+        """The report of the job that would do it, run dry: ``repository``, ``snapshot`` and ``plan``; where they are
+        known also ``restorable_from`` and ``restorable_to``.
+        """
         raise NotImplementedError
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Plan the job and look at the recovery windows."""
         order, watch = self.parsed(), Stopwatch()
         planned = self.planned(settings, order, context)
-        begin, end = self.window(settings, order, planned["repository"], context)
         context.log(f"snapshot {planned['snapshot']} of repository {planned['repository']}")
         return PlanReport(
             job="plan",
@@ -67,8 +62,8 @@ class RecoveryPlanOperator(OrderOperator[OrderT]):
             mode=order.mode,
             repository=planned["repository"],
             snapshot=planned["snapshot"],
-            restorable_from=begin,
-            restorable_to=end,
+            restorable_from=planned.get("restorable_from"),
+            restorable_to=planned.get("restorable_to"),
             details=planned["plan"],
         )
 

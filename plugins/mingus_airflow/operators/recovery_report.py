@@ -13,7 +13,8 @@ from mingus_airflow.links import ReportLink
 # Which fields say it, in this order; the rest is in the reports of the tasks themselves.
 _TOLD = (
     "job", "source", "repository", "snapshot", "target", "directory", "destination", "database", "tables",
-    "into_database", "left_out", "files", "bytes_written", "wal_bytes", "rows", "rto_s", "rpo_s", "duration_s", "ok",
+    "into_database", "left_out", "files", "bytes_written", "wal_bytes", "rows", "restored", "replaced", "skipped",
+    "expired", "rto_s", "rpo_s", "duration_s", "ok",
     "proof", "requested_by", "approved_by", "approved_at", "start_hint",
 )  # fmt: skip
 

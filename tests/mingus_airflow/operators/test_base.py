@@ -14,6 +14,9 @@ from mingus_airflow.operators import (
     EncryptAndShipOperator,
     PgBaseBackupOperator,
     PgWalArchiveOperator,
+    RedisAofOperator,
+    RedisRecoveryPlanOperator,
+    RedisSnapshotOperator,
     RestoreVerifyOperator,
 )
 from mingus_airflow.operators.base import EngineOperator
@@ -236,7 +239,16 @@ def test_success_and_failure_are_counted_with_the_source_as_tag(
     assert sent[-1] == ("incr", "backup.failure", 1, tags)
 
 
-@pytest.mark.parametrize("operator", [PgBaseBackupOperator, EncryptAndShipOperator, RestoreVerifyOperator])
+@pytest.mark.parametrize(
+    "operator",
+    [
+        PgBaseBackupOperator,
+        RedisSnapshotOperator,
+        RedisAofOperator,
+        EncryptAndShipOperator,
+        RestoreVerifyOperator,
+    ],
+)
 def test_every_argument_of_an_operator_is_documented_and_templated(operator: type[EngineOperator]) -> None:
     instance = operator(task_id="t", source="ledger")
     own = {name for name in vars(instance) if name in operator.template_fields}
@@ -273,3 +285,33 @@ def test_log_that_is_not_in_every_repository_fails_the_task_which_is_tried_again
     with pytest.raises(AirflowException, match="not everywhere: offsite: no route to host") as caught:
         execute(PgWalArchiveOperator(task_id="t", source="ledger"))
     assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_keys_for_a_running_server_are_planned_dry_and_the_plan_is_one_table(engine: FakeEngine) -> None:
+    order = {"source": "sessions", "mode": "extract", "into": "sessions", "keys": ["session:*"], "conflict": "skip"}
+    report = RedisRecoveryPlanOperator(task_id="t", order=order).execute(context())
+    assert (report["mode"], report["snapshot"][:3], report["keys"]) == ("extract", "01K", 7)
+    ((job, source, arguments),) = engine.calls
+    assert (job, source, arguments["dry_run"]) == ("restore_into", "sessions", True)
+    assert (arguments["keys"], arguments["conflict"], arguments["into"]) == (("session:*",), "skip", "sessions")
+
+
+def test_a_plan_for_a_server_that_the_settings_do_not_name_is_refused(engine: FakeEngine) -> None:
+    order = {"source": "sessions", "mode": "extract", "into": "ledger"}
+    with pytest.raises(AirflowFailException, match="of kind postgres, not redis"):
+        RedisRecoveryPlanOperator(task_id="t", order=order).execute(context())
+    assert engine.calls == []
+
+
+def test_a_redis_snapshot_and_an_append_only_file_tell_what_they_found(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = [{"name": "persistence", "ok": False, "detail": "the primary saves nothing"}]
+    engine.say["back_up"] = {"checks": checks}
+    engine.say["back_up_aof"] = {"gaps": [{"from": "17", "to": "90", "why": "the backlog was too small"}]}
+    execute(RedisSnapshotOperator(task_id="t", source="sessions"))
+    execute(RedisAofOperator(task_id="t", source="sessions"))
+    assert [(name, arguments) for name, _, arguments in engine.calls] == [("back_up", {}), ("back_up_aof", {})]
+    written = "".join(capsys.readouterr())
+    assert "finding: persistence: the primary saves nothing" in written
+    assert "GAP from 17 to 90: the backlog was too small" in written

@@ -1,0 +1,38 @@
+"""Plan a recovery of Redis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mingus_airflow.connections import resolve_destination
+from mingus_airflow.operators.recovery_plan import RecoveryPlanOperator, dry
+from mingus_airflow.recovery import EXTRACT
+from mingus_airflow.recovery_redis import RedisOrder
+from mingus_engine.jobs.context import JobContext
+from mingus_engine.settings import Settings
+
+
+class RedisRecoveryPlanOperator(RecoveryPlanOperator[RedisOrder]):
+    """Plans to restore to a directory, or to restore keys into a running server.
+
+    :param order: as ``RedisOrder``. (templated) :param settings_file: (templated)
+    """
+
+    order_type = RedisOrder
+
+    def planned(self, settings: Settings, order: RedisOrder, context: JobContext) -> dict[str, Any]:
+        """The plan of ``restore_into`` or ``restore_redis``."""
+        if order.mode == EXTRACT:
+            from mingus_engine.jobs.redis.restore_into import restore_into
+
+            settings = resolve_destination(settings, order.into, "redis")
+            return restore_into(settings, order.source, **order.extraction(), **dry(order, context)).as_dict()
+        from mingus_engine.jobs.redis.restore import restore_redis
+
+        # A drill's directory is made, and wiped, by the drill.
+        directory = Path(order.directory or settings.state_path / "scratch")
+        planned = restore_redis(
+            settings, order.source, directory=directory, **order.files(), **order.moment(), **dry(order, context)
+        )
+        return planned.as_dict()
