@@ -34,8 +34,8 @@ def add(commands: Subparsers) -> None:
     add_target(parser, "recover to this moment; default: to the end of the snapshot itself")
     parser.add_argument(
         "--into", metavar="CONNECTION",
-        help="into a running server: a destination or source of the settings, or (PostgreSQL) a libpq URI without a"
-        " password (PGPASSWORD, PGPASSFILE)",
+        help="into a running server: a destination or source of the settings, or a URI without a password: of libpq"
+        " (PGPASSWORD, PGPASSFILE), or redis://, rediss://, unix:// (REDISCLI_AUTH)",
     )  # fmt: skip
     parser.set_defaults(of_kind={kind: module.add(parser) for kind, module in _KINDS.items()})
 

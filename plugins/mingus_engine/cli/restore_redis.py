@@ -1,11 +1,11 @@
-"""``restore`` for Redis: a data directory."""
+"""``restore`` for Redis: a data directory; keys into a running server are :mod:`.into_redis`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from mingus_engine.cli import output
+from mingus_engine.cli import into_redis, output
 from mingus_engine.cli.arguments import UsageError
 from mingus_engine.cli.console import Console
 from mingus_engine.cli.session import Session
@@ -28,13 +28,17 @@ def add(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             help="also write the stored configuration (redis.conf, nodes.conf): it holds passwords",
         ),
         group.add_argument("--acl", action="store_true", help="also write the users (users.acl)"),
+        *into_redis.add(parser),
     ]  # fmt: skip
 
 
 def run(args: argparse.Namespace, session: Session) -> int:
     """Run the command."""
+    if args.into:
+        return into_redis.run(args, session)
+    into_redis.require_none(args)
     if args.directory is None:
-        raise UsageError("say where to: DIRECTORY")
+        raise UsageError("say where to: DIRECTORY, or --into SERVER")
     from mingus_engine.jobs.redis.restore import restore_redis
 
     report = session.run(
