@@ -16,6 +16,9 @@ from tests.support.postgres import PgCluster
 TABLE = "create table journal (n int primary key, x text)"
 _BEFORE = "select pg_current_wal_insert_lsn(), clock_timestamp(), pg_current_xact_id()::text::bigint"
 _BEHIND = "select pg_current_wal_insert_lsn(), clock_timestamp()"
+# A recovery to an LSN inside a record goes on to the record behind it. So one stands between what was before a commit
+# and the commit, which else could be that record.
+_APART = "select pg_logical_emit_message(false, 'journal', '')"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Journal:
                 if self._random.random() < 0.05:
                     connection.execute("truncate scratch; insert into scratch select generate_series(1, 500)")
                 lsn, at, xid = connection.execute(_BEFORE).fetchone() or ()
+                connection.execute(_APART)
                 connection.execute("commit")
                 lsn_behind, behind = connection.execute(_BEHIND).fetchone() or ()
                 entry = Entry(n, timeline, xid, lsns.parse(lsn), lsns.parse(lsn_behind), at, behind)
