@@ -16,6 +16,10 @@ BLOCK_BYTES = 64 * KIB
 # One compressed and sealed blob holds at most this much plain text: above it two zstd threads
 # fight for the cache (PERF.md).
 BLOB_PLAIN_BYTES = 256 * KIB
+# Where a change would spread what was one blob over more than so many, all of it is stored again. Changes that hit
+# single blocks at random then store twice as much, and a restore opens twice as many blobs as after a full backup, for
+# ever; without it to four times as many (docs/DESIGN.md).
+SCATTER_MAX_BLOBS = 3
 # What a reader accepts as a blob's plain length, checked before decompression (DESIGN §4).
 BLOB_PLAIN_MAX_BYTES = 4 * MIB
 # What a worker reads at once: large enough that Python's overhead vanishes, small enough for memory.

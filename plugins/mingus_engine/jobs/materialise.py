@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mingus_engine import bounds
 from mingus_engine.codec.entries import Entry
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.jobs.context import JobContext
@@ -15,6 +16,8 @@ from mingus_engine.sources.base import FileKind
 from mingus_engine.targets.base import FileWriter, PresentFile, Target
 
 _QUEUE_ITEMS = 64
+# Progress is told so often within a file.
+_COUNT_BYTES = bounds.MIB
 
 
 @dataclass
@@ -92,12 +95,17 @@ class Materialiser:
         else:
             writer: FileWriter = self._target.open_file(tabled.entry)
             try:
+                uncounted = 0
                 for offset, data, length in self._reader.data(tabled):
                     self._context.checkpoint()
                     if data is not None:
                         writer.write(offset, data)
-                    self._count(length, name)
+                    uncounted += length
+                    if uncounted >= _COUNT_BYTES:
+                        self._count(uncounted, name)
+                        uncounted = 0
                 writer.close()
+                self._count(uncounted, name)
             finally:
                 writer.abort()
         with self._lock:

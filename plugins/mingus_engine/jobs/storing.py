@@ -3,6 +3,9 @@
 Whole blocks of 64 KiB are hashed and compared with what the parent and dead runs stored of the same file; what is equal
 becomes an extent over the stored blob. Ranges that a source calls unchanged become extents over the parent's without
 being read. Blocks that are new in part only (native increments know pages of 8 KiB) get the unknown hash.
+
+What a full backup would make one blob is stored again as a whole when a change would scatter it over too many of them:
+else every restore of a long chain would open four times as many.
 """
 
 from __future__ import annotations
@@ -65,6 +68,13 @@ class _Slab:
         """Of the block that begins at *block*."""
         at = (block - self.offset) // bounds.BLOCK_BYTES * bounds.BLOCK_HASH_BYTES
         self.hashes[at : at + bounds.BLOCK_HASH_BYTES] = value
+
+
+class _Known(NamedTuple):
+    """A block that is stored already, and who has it."""
+
+    block: StoredBlock
+    source: Stored
 
 
 class Storing:
@@ -157,33 +167,48 @@ class Storing:
         ]
         stored: dict[int, StoredBlock] = self._blocks.get(slab.path, offset, len(data)) if self._blocks else {}
         of_parent = self._parent.get(slab.path, offset, len(data)) if self._parent else {}
+        for group in _groups(offset, len(data)):
+            found, of_dead = [], []
+            for at in group:
+                block, length = offset + at, min(bounds.BLOCK_BYTES, len(data) - at)
+                block_hash = hashes[at // bounds.BLOCK_BYTES]
+                slab.set_hash(block, block_hash)
+                found.append(self._match(block_hash, length, of_parent.get(block), stored.get(block)))
+                of_dead.append(self._match(block_hash, length, None, stored.get(block)))
+            if all(of_dead) and any(known is None or known.source is self._blocks for known in found):
+                found = of_dead  # what a dead run gathered is not gathered again
+            elif _scattered(found):
+                found = [known if _is_hole(known) else None for known in found]
+            of_group = slice(group.start // bounds.BLOCK_BYTES, -(-group.stop // bounds.BLOCK_BYTES))
+            self._store_group(slab, offset + group.start, data[group.start : group.stop], found, hashes[of_group])
+
+    def _store_group(
+        self, slab: _Slab, offset: int, data: memoryview, found: Sequence[_Known | None], hashes: Sequence[bytes]
+    ) -> None:
+        """*data*, blocks from *offset* of the file with *hashes*: such as were not *found* become blobs."""
         fresh = 0  # the first of the blocks that must be stored
 
         def put(behind: int) -> None:
             span = data[fresh * bounds.BLOCK_BYTES : behind * bounds.BLOCK_BYTES]
             self._put(slab, offset + fresh * bounds.BLOCK_BYTES, span, hashes[fresh:behind])
 
-        for i, at in enumerate(blocks):
-            length = min(bounds.BLOCK_BYTES, len(data) - at)
-            slab.set_hash(offset + at, hashes[i])
-            source, known = self._match(hashes[i], length, of_parent.get(offset + at), stored.get(offset + at))
+        for i, known in enumerate(found):
             if known is not None:
                 put(i)
                 fresh = i + 1
-                self._reuse(slab, known.places, source)
-            elif (i + 1 - fresh) * bounds.BLOCK_BYTES >= bounds.BLOB_PLAIN_BYTES:
-                put(i + 1)
-                fresh = i + 1
-        put(len(blocks))
+                self._reuse(slab, known.block.places, known.source)
+        put(len(found))
 
     def _match(
         self, block_hash: bytes, length: int, of_parent: StoredBlock | None, of_dead: StoredBlock | None
-    ) -> tuple[Stored, StoredBlock | None]:
-        if self._parent is not None and _same(of_parent, block_hash, length):
-            return self._parent, of_parent
-        return self._blocks, of_dead if _same(of_dead, block_hash, length) else None
+    ) -> _Known | None:
+        if self._parent is not None and of_parent is not None and _same(of_parent, block_hash, length):
+            return _Known(of_parent, self._parent)
+        if of_dead is not None and _same(of_dead, block_hash, length):
+            return _Known(of_dead, self._blocks)
+        return None
 
-    def _put(self, slab: _Slab, offset: int, data: memoryview, hashes: list[bytes]) -> None:
+    def _put(self, slab: _Slab, offset: int, data: memoryview, hashes: Sequence[bytes]) -> None:
         """Store *data*, whole blocks from *offset* of the file, as one blob."""
         if not data:
             return
@@ -258,8 +283,28 @@ class Storing:
         return Piece(extents, bytes(slab.hashes))
 
 
-def _same(known: StoredBlock | None, block_hash: bytes, length: int) -> bool:
-    return known is not None and known.hash == block_hash and known.length == length
+def _same(known: StoredBlock, block_hash: bytes, length: int) -> bool:
+    return known.hash == block_hash and known.length == length
+
+
+def _groups(offset: int, length: int) -> Iterator[range]:
+    """Where blocks begin within *length* bytes from *offset*, by the blob that a full backup makes of them."""
+    at = 0
+    while at < length:
+        behind = min(at + bounds.BLOB_PLAIN_BYTES - (offset + at) % bounds.BLOB_PLAIN_BYTES, length)
+        yield range(at, behind, bounds.BLOCK_BYTES)
+        at = behind
+
+
+def _scattered(found: Sequence[_Known | None]) -> bool:
+    """Whether a group of blocks that changed would lie in too many blobs."""
+    runs = sum(known is None and (i == 0 or found[i - 1] is not None) for i, known in enumerate(found))
+    blobs = {place.blob for known in found if known is not None for place in known.block.places}
+    return runs > 0 and runs + len(blobs - {None}) > bounds.SCATTER_MAX_BLOBS
+
+
+def _is_hole(known: _Known | None) -> bool:
+    return known is not None and all(place.blob is None for place in known.block.places)
 
 
 def _joined(stretches: Sequence[Stretch]) -> Iterator[Stretch]:

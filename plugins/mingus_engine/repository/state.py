@@ -15,14 +15,20 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+from mingus_engine import bounds
 from mingus_engine.errors import Damaged, FormatTooNew, NoSuchSnapshot, ObjectMissing
 from mingus_engine.repository import manifests, names, records
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.repository import Repository
 
+N = TypeVar("N")
+V = TypeVar("V")
 _JUDGING = frozenset({records.PLAN, records.DONE, records.VERDICT})
 
 
@@ -107,12 +113,11 @@ def look(repository: Repository, source: str, *, snapshots: bool = True) -> Sour
     damaged: dict[str, str] = {}
     found = [r for info in repository.store.list(f"records/{source}/") if (r := names.record(info.name))]
     opened = {}
-    for name in found:
-        if name.kind in _JUDGING:
-            try:
-                opened[name] = repository.get_record(name)
-            except (Damaged, FormatTooNew) as error:
-                damaged[str(name)] = error.message
+    for name, record in _fetched(repository, repository.get_record, (n for n in found if n.kind in _JUDGING)):
+        try:
+            opened[name] = record()
+        except (Damaged, FormatTooNew) as error:
+            damaged[str(name)] = error.message
     done = {r.text("plan") for name, r in opened.items() if name.kind == records.DONE}
     planned = frozenset(
         stored
@@ -128,9 +133,10 @@ def look(repository: Repository, source: str, *, snapshots: bool = True) -> Sour
         elif name.kind == records.VERDICT and name in opened:
             verdicts.setdefault(name.ulid, []).append(opened[name])
     kept, removed = [], set()
-    for snapshot in repository.list_snapshots(source) if snapshots else ():
+    listed = repository.list_snapshots(source) if snapshots else ()
+    for snapshot, fetched in _fetched(repository, repository.get_manifest, listed):
         try:
-            manifest = repository.get_manifest(snapshot)
+            manifest = fetched()
         except ObjectMissing:
             if any(repository.store.list(str(snapshot))):
                 raise
@@ -143,7 +149,7 @@ def look(repository: Repository, source: str, *, snapshots: bool = True) -> Sour
             removed.add(snapshot.ulid)
         else:
             kept.append(manifest)
-    unread_plan = any(record.kind == records.PLAN and str(record) in damaged for record in found)
+    unread_plan = any(name.kind == records.PLAN and str(name) in damaged for name in found)
     return SourceState(
         planned=_Everything() if unread_plan else planned,
         fences={run: tuple(f) for run, f in fences.items()},
@@ -192,6 +198,22 @@ def fences_on(repository: Repository, source: str, run: str) -> list[names.Recor
     """The fences on *run* that are there now."""
     infos = repository.store.list(f"records/{source}/{run}.{records.FENCE}.")
     return [name for info in infos if (name := names.record(info.name))]
+
+
+def _fetched(repository: Repository, get: Callable[[N], V], found: Iterable[N]) -> Iterator[tuple[N, Callable[[], V]]]:
+    """*found* in order, each with what gives its object, or raises as *get* does.
+
+    A distant store is asked for many at a time: a hundred snapshots, one after the other, were some seconds of waiting.
+    """
+    if repository.store.features.durable_local_path:
+        yield from ((name, partial(get, name)) for name in found)
+        return
+    with ThreadPoolExecutor(bounds.PREFETCH_REQUESTS, thread_name_prefix="mingus-look") as pool:
+        try:
+            for name, future in [(name, pool.submit(get, name)) for name in found]:
+                yield name, future.result
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _one_each(found: Sequence[manifests.Manifest]) -> list[Manifest]:

@@ -73,8 +73,10 @@ class FileWriter(Protocol):
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write *data* at *offset*; what was left out since the last write reads as zeros.
 
+        *data* must not change before the file is closed: a writer may write several pieces together, later.
+
         :raises Damaged: before the last write's end, or beyond the entry's size.
-        :raises TargetError: the file system refused (TargetTooSmall: it is full).
+        :raises TargetError: the file system refused this or an earlier piece (TargetTooSmall: it is full).
         """
 
     def close(self) -> int:

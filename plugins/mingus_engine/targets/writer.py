@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from mingus_engine import bounds
 from mingus_engine.errors import Damaged
 from mingus_engine.targets import checksum
 from mingus_engine.targets.base import FileEntry
@@ -12,6 +13,10 @@ from mingus_engine.targets.paths import shown, translated
 
 # Not preallocated: every byte is written once, in order, which delayed allocation lays out well; holes stay holes, and
 # the space was checked before.
+
+# Pieces that follow each other are written by one call: after many increments most are single blocks, or pages.
+_TOGETHER_BYTES = bounds.MIB
+_TOGETHER_PIECES = 256
 
 
 class Progress:
@@ -68,30 +73,35 @@ class DiskWriter:
         self._on_close = on_close
         self._progress = Progress(entry)
         self._end = 0  # of what was really written
+        self._waiting: list[bytes | memoryview] = []  # what follows _end
+        self._waiting_bytes = 0
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """See the protocol."""
         self._progress.cover(offset, data)
-        rest = memoryview(data)
-        with translated(self._entry.path):
-            while rest:
-                written = os.pwrite(self._descriptor, rest, offset)
-                offset += written
-                rest = rest[written:]
-                self._end = offset
+        if offset != self._end + self._waiting_bytes:
+            self._flush()
+            self._end = offset
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes >= _TOGETHER_BYTES or len(self._waiting) == _TOGETHER_PIECES:
+            self._flush()
 
     def read(self, offset: int, length: int) -> bytes:
         """What a file that was there has; its descriptor must be readable."""
+        self._flush()
         with translated(self._entry.path):
             return os.pread(self._descriptor, length, offset)
 
     def keep(self, offset: int, data: bytes | memoryview) -> None:
         """See :class:`~mingus_engine.targets.base.PresentFile`."""
         self._progress.cover(offset, data)
+        self._flush()
         self._end = offset + len(data)
 
     def close(self) -> int:
         """See the protocol."""
+        self._flush()
         total = self._progress.complete()
         with translated(self._entry.path):
             if self._end < self._entry.size or os.fstat(self._descriptor).st_size != self._entry.size:
@@ -107,6 +117,20 @@ class DiskWriter:
 
     def abort(self) -> None:
         """See the protocol."""
+        self._waiting.clear()
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        rest, until = self._waiting, self._end + self._waiting_bytes
+        self._waiting, self._waiting_bytes = [], 0
+        with translated(self._entry.path):
+            while True:
+                self._end += os.pwritev(self._descriptor, rest, self._end)
+                if self._end == until:
+                    return
+                # A signal or a disk that is nearly full ends a write early.
+                rest = [memoryview(b"".join(rest))[self._end - until :]]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mingus_engine import bounds
-from mingus_engine.codec.entries import RunTable
+from mingus_engine.codec.entries import RunTable, decode_extents
 from mingus_engine.errors import ParentDamaged, SourceError
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.entry_sorter import EntrySorter
@@ -241,6 +241,49 @@ def test_a_dead_increment_is_resumed_on_top_of_its_parent(made: MadeRepository) 
     again = on(made, first, new)
     assert statistics(made, again)["reused_bytes"] == 30 * BLOCK
     assert {p.run for p in again.packs} == {first.run, dead.run, again.run}
+
+
+def blobs_of_groups(made: MadeRepository, manifest: Manifest) -> list[int]:
+    """In how many blobs each 256 KiB of the files of a snapshot lie."""
+    reader = SnapshotReader(made.repository, manifest)
+    found = []
+    for file in reader.files():
+        groups: dict[int, set[tuple[int, int, int]]] = {}
+        for e in decode_extents(file.entry.extents, "extents"):
+            for at in range(e.offset // bounds.BLOB_PLAIN_BYTES, -(-(e.offset + e.length) // bounds.BLOB_PLAIN_BYTES)):
+                groups.setdefault(at, set()).add((e.run, e.pack, e.position))
+        found += map(len, groups.values())
+    return found
+
+
+def test_a_long_chain_scatters_no_file_over_more_than_a_few_blobs_and_stores_twice_as_much_at_most(
+    made: MadeRepository,
+) -> None:
+    chance = random.Random(4)
+    tree = MadeSource(files={b"f": noise(32 * BLOCK + 17, 1)})
+    manifest, blocks, stored = support.backed_up(made, tree), 0, 0
+    for _ in range(30):
+        places = {chance.randrange(32) * BLOCK for _ in range(3)}
+        tree = MadeSource(files={b"f": changed(tree.files[b"f"], *places)})
+        manifest = on(made, manifest, tree)
+        blocks += len(places)
+        stored += len(tree.files[b"f"]) - statistics(made, manifest)["reused_bytes"]
+    assert max(blobs_of_groups(made, manifest)) <= bounds.SCATTER_MAX_BLOBS
+    assert blocks * BLOCK < stored <= 2 * blocks * BLOCK
+
+
+def test_what_a_dead_increment_gathered_is_not_gathered_again(made: MadeRepository) -> None:
+    tree = MadeSource(files={b"f": noise(4 * BLOCK, 1)})
+    manifest = support.backed_up(made, tree)
+    for at in (0, 1):
+        tree = MadeSource(files={b"f": changed(tree.files[b"f"], at * BLOCK)})
+        manifest = on(made, manifest, tree)
+    tree = MadeSource(files={b"f": changed(tree.files[b"f"], 2 * BLOCK)})
+    with closing(support.begin(made)) as dead:
+        support.store_tree(made, dead, tree, parent=parent_of(made, manifest))
+    again = on(made, manifest, tree)
+    assert statistics(made, again)["reused_bytes"] == 4 * BLOCK
+    assert {p.run for p in again.packs} == {dead.run, again.run}
 
 
 def test_every_run_has_its_number_before_threads_ask_for_it(made: MadeRepository) -> None:

@@ -1,3 +1,4 @@
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mingus_engine.repository.objects import put_object
 from mingus_engine.repository.repository import Repository
 from mingus_engine.store.faulty import Fault, FaultyStore
 from tests.support import repositories as support
+from tests.support.memory_store import MemoryStore
 from tests.support.repositories import SOURCE, MadeRepository
 
 TREE = support.MadeSource(files={b"f": b"content"})
@@ -205,6 +207,25 @@ def test_plans_are_listed_before_manifests(made: MadeRepository) -> None:
     state.look(made.reopened(store=store), SOURCE)
     listed = [c.name for c in store.calls if c.operation == "list" and c.name.startswith(("records/", "snapshots/"))]
     assert listed == [f"records/{SOURCE}/", f"snapshots/{SOURCE}/"]
+
+
+class Distant(MemoryStore):
+    """Gives no manifest before *together* of them were asked for."""
+
+    def __init__(self, objects: dict[str, bytes], together: int) -> None:
+        super().__init__(objects)
+        self.barrier = threading.Barrier(together, timeout=30)
+
+    def get(self, name: str, *, max_bytes: int | None = None) -> bytes:
+        if name.startswith("snapshots/"):
+            self.barrier.wait()
+        return super().get(name, max_bytes=max_bytes)
+
+
+def test_a_distant_store_is_asked_for_many_snapshots_at_a_time(made: MadeRepository) -> None:
+    ulids_made = [support.backed_up(made, TREE).ulid for _ in range(3)]
+    distant = Distant(MemoryStore.copy_of(made.store).objects, 3)
+    assert [m.ulid for m in state.look(made.reopened(store=distant), SOURCE).manifests] == ulids_made
 
 
 def test_a_snapshot_is_found_by_the_beginning_of_its_ulid(made: MadeRepository) -> None:

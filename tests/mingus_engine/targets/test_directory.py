@@ -83,6 +83,23 @@ def test_what_is_left_out_is_a_hole_that_counts_as_zeros(target, pieces, tail):
     assert (target.root / name.decode()).read_bytes() == expected
 
 
+def test_pieces_that_follow_each_other_are_written_together_also_when_a_write_ends_early(target, monkeypatch):
+    pwritev, calls = os.pwritev, []
+
+    def half(descriptor, pieces, offset):
+        calls.append(sum(map(len, pieces)))
+        whole = b"".join(pieces)
+        return pwritev(descriptor, [whole[: max(1, len(whole) // 2)]], offset)
+
+    monkeypatch.setattr(os, "pwritev", half)
+    content = os.urandom(100 * 1000)
+    writer = target.open_file(TargetFile(b"f", size=len(content)))
+    write_all(writer, [(at, content[at : at + 1000]) for at in range(0, len(content), 1000)])
+    assert writer.close() == crc32c.crc32c(content)
+    assert (target.root / "f").read_bytes() == content
+    assert calls[0] == len(content)
+
+
 def test_a_hole_takes_no_space(target):
     size = 1 << 30
     writer = target.open_file(TargetFile(b"sparse", size=size))
