@@ -150,10 +150,10 @@ class RdbStream:
     def _look_at(self, data: memoryview) -> None:
         try:
             self._check.feed(data)
+            if self._walker is not None:
+                self._walker.feed(bytes(data))
         except Damaged as error:
             raise self._not_whole(error) from None
-        if self._walker is not None:
-            self._walker.feed(bytes(data))
         if self._small is not None:
             self._small = [*self._small, bytes(data)] if self._offset + len(data) <= COUNTED_MAX_BYTES else None
 
