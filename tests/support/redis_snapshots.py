@@ -98,8 +98,8 @@ class RedisRepository:
 
     def verify(self, level: str = "L4", **values: Any) -> VerifyReport:
         """The ``verify`` job."""
-        redis = values.pop("redis", {})
-        return verify(self.settings(**redis), SOURCE, context=self.context(), level=level, **values)
+        document = values.pop("document", None) or self.document(**values.pop("redis", {}))
+        return verify(parse(yaml.safe_dump(document)), SOURCE, context=self.context(), level=level, **values)
 
 
 def snapshot_of(server: RedisServer, prefix: str = "") -> tuple[dict[bytes, bytes], dict[str, Any]]:
