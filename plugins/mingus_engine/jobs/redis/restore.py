@@ -25,7 +25,7 @@ from mingus_engine.jobs.redis import contents
 from mingus_engine.jobs.redis.contents import Contents, StoredServer
 from mingus_engine.jobs.redis.recovery import RedisRecovery
 from mingus_engine.programs import accounts
-from mingus_engine.redis import programs, versions
+from mingus_engine.redis import aof, programs, versions
 from mingus_engine.redis.rdb_check import RdbFacts
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import Settings, SourceSettings
@@ -299,7 +299,9 @@ class RedisRestore:
                 hint="start a server on it and let it save an RDB",
             )
         if recovery is not None:
-            return layout.of_commands(recovery.base, below, stored.names, recovery.manifest)
+            suffix = "." + recovery.base_name.rpartition(".")[2]
+            manifest = aof.restored(stored.names.appendfilename, suffix)
+            return layout.of_commands(recovery.base, below, stored.names, manifest)
         if stored.manifest is not None:
             return layout.of_aof(stored.folder, below, stored.names, stored.manifest)
         appends = stored.configuration.get("appendonly") == "yes"

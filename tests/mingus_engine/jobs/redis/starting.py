@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.support import processes
-from tests.support.processes import unprivileged_user, wait_until
+from tests.support.processes import User, unprivileged_user, wait_until
 
 _QUIET = ("--port", "0", "--save", "", "--enable-debug-command", "yes")
 
@@ -55,12 +56,13 @@ def digest(client: redis.Redis) -> str:
 
 def _start(command: str, workspace: Path, socket: Path, *more: str) -> subprocess.Popen[bytes]:
     workspace.chmod(0o777)  # the socket is made by the server's account
-    words = shlex.split(command)
+    words, user = shlex.split(command), unprivileged_user()
     if words[0] == "runuser":
-        words = words[words.index("--") + 1 :]
+        entry = pwd.getpwnam(words[2])
+        words, user = words[4:], User(entry.pw_name, entry.pw_uid, entry.pw_gid)
     line = [*words, "--unixsocket", str(socket), *_QUIET, *more]
     with (workspace / "started.log").open("wb") as log:
-        return processes.start(line, log=log, user=unprivileged_user(), cwd=workspace)
+        return processes.start(line, log=log, user=user, cwd=workspace)
 
 
 def _answers(client: redis.Redis) -> bool:

@@ -1,0 +1,104 @@
+"""Redis from end to end: backed up while it is written to, proven, restored, by the jobs and by the command line."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mingus_engine.jobs.back_up import back_up
+from tests.mingus_engine.cli.support import Cli
+from tests.mingus_engine.jobs.redis.starting import digest, started
+from tests.support.fixtures import MakeRedis
+from tests.support.redis_data import fill_every_encoding
+from tests.support.redis_snapshots import KEY_VARIABLE, SOURCE, RedisRepository
+from tests.support.repositories import TEST_KEY
+
+
+@pytest.fixture
+def repository(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> RedisRepository:
+    return RedisRepository.make(workspace / "i", monkeypatch)
+
+
+def cli_in(directory: Path, document: dict[str, object]) -> Cli:
+    (directory / "mingus.yaml").write_text(yaml.safe_dump(document))
+    return Cli(directory, {KEY_VARIABLE: TEST_KEY}, [TEST_KEY])
+
+
+def test_what_a_busy_server_had_is_proven(make_redis: MakeRedis, repository: RedisRepository) -> None:
+    server = make_redis()
+    fill_every_encoding(server)
+    stop = threading.Event()
+
+    def write() -> None:
+        with server.client() as client:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                client.set(f"busy:{number % 5000}", number, ex=3600 if number % 2 else None)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        settings = repository.settings(connection=server.connection())
+        backed_up = back_up(settings, SOURCE, context=repository.context())
+    finally:
+        stop.set()
+        writer.join()
+    assert not backed_up.flagged
+    report = repository.verify()
+    assert report.snapshot == backed_up.snapshot
+    assert report.ok
+
+
+def test_a_backup_comes_back_by_the_command_line(
+    make_redis: MakeRedis, repository: RedisRepository, workspace: Path
+) -> None:
+    server = make_redis(appendonly="yes", requirepass="hunter2")
+    fill_every_encoding(server)
+    connection = {**server.connection(), "password_env": "REDIS_TEST_PASSWORD"}
+    cli = cli_in(workspace, repository.document(connection=connection))
+    cli.environment["REDIS_TEST_PASSWORD"] = "hunter2"
+    cli.secrets.append("hunter2")
+    for command in (("backup", SOURCE), ("verify", SOURCE), ("list",), ("show", "latest"), ("ls", "latest")):
+        done = cli(*command)
+        assert done.code == 0, done.err
+    assert "redis full" in cli("list").text
+    with server.client() as client:
+        before = digest(client)
+    server.kill()
+    planned = cli("restore", SOURCE, str(workspace / "new"), "--dry-run")
+    assert "Nothing was written." in planned.text
+    assert not (workspace / "new").exists()
+    restored = cli("restore", SOURCE, str(workspace / "new"), "--json")
+    assert restored.code == 0, restored.err
+    with started(restored.document["start_hints"][0], workspace) as client:
+        assert digest(client) == before
+    again = cli("restore", SOURCE, str(workspace / "new"))
+    assert again.code == 8
+    foreign = cli("restore", SOURCE, str(workspace / "other"), "--standby")
+    assert foreign.code == 2
+    assert "--standby is for sources of kind postgres; sessions is redis" in foreign.err
+
+
+def test_after_a_disaster_the_kind_is_what_was_stored(
+    make_redis: MakeRedis, repository: RedisRepository, workspace: Path
+) -> None:
+    server = make_redis()
+    server.fill(100)
+    with server.client() as client:
+        before = digest(client)
+    back_up(repository.settings(connection=server.connection()), SOURCE, context=repository.context())
+    document = repository.document()
+    del document["sources"]
+    cli = cli_in(workspace, document)
+    restored = cli("restore", SOURCE, str(workspace / "new"), "--json")
+    assert restored.code == 0, restored.err
+    with started(restored.document["start_hints"][0], workspace) as client:
+        assert digest(client) == before
+    proven = cli("verify", SOURCE, "--level", "L2", "--json")
+    assert proven.code == 0, proven.err
+    assert json.loads(proven.out)["ok"] is True
