@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +19,15 @@ from mingus_engine.errors import (
 )  # fmt: skip
 from mingus_engine.jobs.context import JobContext, Progress
 from mingus_engine.jobs.redis import into
-from mingus_engine.jobs.redis.into import Into, Plan, StoredRdb
+from mingus_engine.jobs.redis.into import Into, Plan
 from mingus_engine.redis.rdb_format import crc64
-from mingus_engine.settings import RedisConnection, Secret
+from mingus_engine.settings import Secret
 from mingus_engine.store.throttled import Bucket
-from mingus_engine.targets.redis.running import RunningRedis
+from tests.mingus_engine.jobs.redis.restoring import opened, saved, stored
 from tests.support.fixtures import MakeRedis
 from tests.support.processes import wait_until
 from tests.support.redis import RedisServer
 from tests.support.redis_data import fill_every_encoding
-
-
-def saved(server: RedisServer) -> bytes:
-    server.execute("SAVE")
-    return (server.directory / "dump.rdb").read_bytes()
-
-
-def stored(data: bytes, piece: int = 65536) -> StoredRdb:
-    def chunks() -> Iterator[memoryview]:
-        for at in range(0, len(data), piece):
-            yield memoryview(data)[at : at + piece]
-
-    return StoredRdb("dump.rdb", len(data), chunks)
-
-
-@contextmanager
-def opened(server: RedisServer, context: JobContext | None = None, **connection: Any) -> Iterator[RunningRedis]:
-    conn = RedisConnection(**{**server.tcp(), "password_env": "", **connection})
-    with RunningRedis(conn, "staging", (context or JobContext()).cancel) as target:
-        yield target
 
 
 def restore(server: RedisServer, data: bytes, context: JobContext | None = None, **plan: Any) -> dict[str, Any]:
