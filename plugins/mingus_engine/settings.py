@@ -245,6 +245,20 @@ class RedisInvariant:
 
 
 @dataclass(frozen=True)
+class RedisStreamSettings:
+    """How the command stream of a Redis source is recorded.
+
+    :param slice_interval_s: the service stores what is new this often.
+    :param idle_sample_s: while nothing is written, how often "stored up to now" is stored, at most.
+    :param busy_lag_max_bytes: a drain that finds the service at work is content when no more than this is not stored.
+    """
+
+    slice_interval_s: float = 2.0
+    idle_sample_s: float = 60.0
+    busy_lag_max_bytes: int = 64 * bounds.MIB
+
+
+@dataclass(frozen=True)
 class RedisSettings:
     """What a source of kind ``redis`` adds.
 
@@ -257,6 +271,7 @@ class RedisSettings:
     :param may_be_empty: a snapshot without a key is no failure.
     :param sample_keys: of how many keys the ``DUMP`` digests are recorded, for restore tests to compare.
     :param save_timeout_s: how long the server may take to fork and begin to send, or to save.
+    :param stream: how the command stream is recorded.
     """
 
     connection: RedisConnection = field(default_factory=RedisConnection)
@@ -268,6 +283,7 @@ class RedisSettings:
     may_be_empty: bool = False
     sample_keys: int = 1000
     save_timeout_s: int = 3600
+    stream: RedisStreamSettings = field(default_factory=RedisStreamSettings)
     invariants: tuple[RedisInvariant, ...] = ()
 
 
@@ -651,14 +667,21 @@ def _check(settings: Settings, where: str) -> None:
                 settings.repository(name)
         if not settings.repositories:
             raise SettingsError(f"{where}: source {source.id!r} has no repository to go to")
-        limits = (("workers", 64), ("sql_connections", 16), ("compression_level", 19), ("full_every_days", 366))
-        for key, most in limits:
-            if not 1 <= getattr(source, key) <= most:
-                raise SettingsError(f"{where}: {key} of source {source.id!r} must be 1 to {most}")
-        if _SLOT.fullmatch(source.wal_slot) is None:
-            raise SettingsError(f"{where}: wal.slot of source {source.id!r} must be [a-z0-9_]{{1,63}}")
-        if source.wal.slice_interval_s <= 0 or source.wal.idle_sample_s <= 0 or source.wal.busy_lag_max_bytes < 0:
-            raise SettingsError(f"{where}: the intervals of wal of source {source.id!r} must be above 0")
+        _check_numbers(source, where)
+
+
+def _check_numbers(source: SourceSettings, where: str) -> None:
+    limits = (("workers", 64), ("sql_connections", 16), ("compression_level", 19), ("full_every_days", 366))
+    for key, most in limits:
+        if not 1 <= getattr(source, key) <= most:
+            raise SettingsError(f"{where}: {key} of source {source.id!r} must be 1 to {most}")
+    if _SLOT.fullmatch(source.wal_slot) is None:
+        raise SettingsError(f"{where}: wal.slot of source {source.id!r} must be [a-z0-9_]{{1,63}}")
+    if source.wal.slice_interval_s <= 0 or source.wal.idle_sample_s <= 0 or source.wal.busy_lag_max_bytes < 0:
+        raise SettingsError(f"{where}: the intervals of wal of source {source.id!r} must be above 0")
+    stream = source.redis.stream
+    if stream.slice_interval_s <= 0 or stream.idle_sample_s <= 0 or stream.busy_lag_max_bytes < 0:
+        raise SettingsError(f"{where}: the intervals of redis.stream of source {source.id!r} must be above 0")
 
 
 def _check_places(settings: Settings, where: str) -> None:

@@ -24,19 +24,23 @@ def add(commands: Subparsers) -> None:
 
 def run_aof(args: argparse.Namespace, session: Session) -> int:
     """Run ``redis aof``."""
-    from mingus_engine.jobs.redis.back_up_aof import back_up_aof
+    from mingus_engine.jobs.redis.back_up_aof import RedisAofReport, back_up_aof
 
     report = session.run(lambda context: back_up_aof(session.settings, args.source, context=context))
     console = session.console
     console.document(report.as_dict())
-    console.lines(
-        output.fields((
-            ("snapshot", f"{report.snapshot} ({report.kind}) in {report.repository}"),
-            ("executed before", report.reaches),
-            ("read", output.size(report.bytes_read)),
-            ("stored", f"{output.size(report.bytes_stored)}, reused {output.size(report.bytes_reused)}"),
-            *((("put right", report.put_right),) if report.put_right else ()),
-            *(("warning", f"{check['name']}: {check['detail']}") for check in report.checks if not check["ok"]),
-        ))
-    )  # fmt: skip
+    stored = [("stored", output.size(report.bytes_stored))]
+    if isinstance(report, RedisAofReport):
+        first = ("snapshot", f"{report.snapshot} ({report.kind}) in {report.repository}")
+        stored.append(("reused", output.size(report.bytes_reused)))
+        if report.put_right:
+            stored.append(("put right", report.put_right))
+    else:
+        first = ("recorded", f"to offset {report.position} of {report.replid} in {report.repository}")
+        if report.base:
+            stored.append(("snapshot", report.base))
+        for gap in report.gaps:
+            console.warn(f"GAP behind offset {gap['from']} of {gap['replid']}: {gap['why']}")
+    warnings = [("warning", f"{c['name']}: {c['detail']}") for c in report.checks if not c["ok"]]
+    console.lines(output.fields((first, ("executed before", report.reaches or "not known"), *stored, *warnings)))
     return 0

@@ -18,8 +18,10 @@ from mingus_engine import lsn as lsns
 from mingus_engine.errors import MingusError, NotARepository, StoreError
 from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.jobs.postgres.stored_wal import DamagedLog, StoredWal
-from mingus_engine.repository import names, records, state
+from mingus_engine.jobs.postgres.stored_wal import StoredWal
+from mingus_engine.jobs.refuted import refuted
+from mingus_engine.jobs.stored_logs import DamagedLog
+from mingus_engine.repository import state
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.repository import Repository, utc_now
 from mingus_engine.repository.wal_path import WalPath
@@ -200,14 +202,14 @@ class Recoverable:
         self.points: list[BasePoint] = []
         self.facts: dict[str, Mapping[str, Any]] = {}
         self._paths: dict[tuple[int, int], WalPath] = {}
-        refuted = _refuted(repository, source)
+        bad = refuted(repository, source)
         for manifest in seen.manifests:
             try:
                 facts = repository.manifest_body(manifest).facts
             except UNUSABLE as error:
                 self.unusable[manifest.ulid] = error.message
                 continue
-            if (manifest.ulid, manifest.digest) in refuted and manifest.ulid != trusted:
+            if (manifest.ulid, manifest.digest) in bad and manifest.ulid != trusted:
                 self.unusable[manifest.ulid] = "its newest proof here says that it is not good"
             elif (point := base_point(manifest.ulid, facts)) is not None:
                 self.points.append(point)
@@ -318,19 +320,6 @@ def gaps(found: Sequence[Window]) -> Iterable[Gap]:
     for before, after in itertools.pairwise(found):
         if (before.system_id, before.timeline) == (after.system_id, after.timeline):
             yield Gap(before.system_id, before.timeline, before.end, after.start, before.end_time, after.start_time)
-
-
-def _refuted(repository: Repository, source: str) -> set[tuple[str, str]]:
-    """(ULID, content digest) of the snapshots whose newest proof in this repository says that they are not good."""
-    newest: dict[tuple[str, str], bool] = {}
-    listed = [name for info in repository.store.list(f"records/{source}/") if (name := names.record(info.name))]
-    for name in sorted(listed, key=lambda n: n.ulid):
-        if name.kind == records.PROOF:
-            record = repository.get_record(name)
-            if record.facts.get("target") and record.facts.get("ok") is not True:
-                continue  # a recovery beyond the snapshot failed: that may be the log's fault
-            newest[record.text("snapshot"), record.text("digest_of")] = record.facts.get("ok") is True
-    return {key for key, good in newest.items() if not good}
 
 
 def _moment(lsn: int, at: datetime | None) -> str:

@@ -2,7 +2,7 @@
 
 Where the data directory can be read: open the repository → put right what a dead run left → begin the run, with the
 setting's value noted → open the files → choose a parent → read and store → commit. Elsewhere the command stream is
-drained up to now (``jobs.redis.stream``).
+drained up to now (``jobs.redis.drain_stream``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 
 import redis
 
-from mingus_engine.errors import ParentDamaged, SettingsError, SourceUnsupported
+from mingus_engine.errors import ParentDamaged, SourceUnsupported
 from mingus_engine.jobs import places
 from mingus_engine.jobs.backing_up import BackUpReport, BackUpRun
 from mingus_engine.jobs.choosing import ParentChooser
 from mingus_engine.jobs.context import JobContext, Stopwatch
+from mingus_engine.jobs.redis.drain_stream import RedisStreamReport, drain_stream
 from mingus_engine.redis.client import connected, mapped, place
 from mingus_engine.repository import names, runs, writer
 from mingus_engine.repository.repository import Repository
@@ -62,15 +63,16 @@ class AofRules:
         return []
 
 
-def back_up_aof(settings: Settings, source_id: str, *, context: JobContext) -> RedisAofReport:
-    """Back up the append-only file of *source_id* into the first reachable repository of its chain.
+def back_up_aof(settings: Settings, source_id: str, *, context: JobContext) -> RedisAofReport | RedisStreamReport:
+    """Back up the append-only file of *source_id*, or record its command stream up to now, into the first reachable
+    repository of its chain.
 
     :raises MingusError: nothing was committed; what was stored is used by the next try.
     """
     clock = Stopwatch()
     source = settings.source(source_id, "redis")
     if not source.redis.data_directory:
-        raise SettingsError(f"source {source_id!r} has no redis.data_directory: its append-only file cannot be read")
+        return drain_stream(settings, source_id, context=context)
     avoid: list[str] = []
     while True:
         try:
