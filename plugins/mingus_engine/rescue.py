@@ -533,6 +533,16 @@ def _write_wal(snapshot: Snapshot, to: Path) -> None:
             write(wal / f"{int(lineage.split('/')[1]):08X}.history", chunks)
 
 
+def redis_hints(to: Path) -> Iterator[str]:
+    """How to start a Redis on what was restored: one that looks for another kind of file is empty, without a word."""
+    for folder in [to, *sorted(path for path in to.glob("shard-*") if path.is_dir())]:
+        if (folder / "dump.rdb").exists():
+            yield f"redis-server --dir {folder.absolute()} --dbfilename dump.rdb --appendonly no"
+        for manifest in folder.glob("*/*.manifest"):
+            names = f"--appenddirname {manifest.parent.name} --appendfilename {manifest.name[: -len('.manifest')]}"
+            yield f"redis-server --dir {folder.absolute()} --appendonly yes {names}"
+
+
 def verify_all(snapshot: Snapshot) -> int:
     """Read everything that the snapshot needs; the plain bytes read."""
     total = 0
@@ -582,6 +592,8 @@ def main(arguments: list[str], key: str = "") -> None:
     else:
         extract(snapshot, args.directory)
         print("restored to", args.directory)
+        for hint in redis_hints(args.directory):
+            print("start it with:", hint)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mingus_engine import rescue
 from mingus_engine.jobs.back_up import back_up
 from tests.mingus_engine.cli.support import Cli
 from tests.mingus_engine.jobs.redis.starting import digest, started
+from tests.support.directories import give_tree
 from tests.support.fixtures import MakeRedis
+from tests.support.processes import unprivileged_user
 from tests.support.redis_data import fill_every_encoding
-from tests.support.redis_snapshots import KEY_VARIABLE, SOURCE, RedisRepository
+from tests.support.redis_snapshots import KEY_VARIABLE, SOURCE, RedisRepository, append_only_files
 from tests.support.repositories import TEST_KEY
 
 
@@ -82,6 +88,30 @@ def test_a_backup_comes_back_by_the_command_line(
     foreign = cli("restore", SOURCE, str(workspace / "other"), "--standby")
     assert foreign.code == 2
     assert "--standby is for sources of kind postgres; sessions is redis" in foreign.err
+
+
+def rescued(repository: RedisRepository, directory: Path) -> str:
+    """Restore by the script alone, which cannot see the product; the command that starts the server."""
+    done = subprocess.run(
+        [sys.executable, "-I", rescue.__file__, str(repository.made.root), "restore", SOURCE, str(directory)],
+        env={"PATH": os.environ["PATH"], "MINGUS_ESCROW_KEY": repository.made.escrow},
+        cwd="/", capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    give_tree(directory, unprivileged_user())
+    return done.stdout.partition("start it with: ")[2].strip()
+
+
+@pytest.mark.parametrize("form", ["rdb", "aof"])
+def test_the_rescue_script_brings_it_back_and_says_how_to_start_it(
+    make_redis: MakeRedis, repository: RedisRepository, workspace: Path, form: str
+) -> None:
+    server = make_redis(appendonly="yes", appendfilename='"my.aof"')
+    server.fill(100)
+    repository.take(server, {b"dump.rdb": None, **append_only_files(server)} if form == "aof" else {}, form=form)
+    hint = rescued(repository, workspace / "new")
+    with started(hint, workspace) as client, server.client() as original:
+        assert digest(client) == digest(original)
 
 
 def test_after_a_disaster_the_kind_is_what_was_stored(
