@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -16,14 +17,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import redis
 import yaml
 
+from mingus_engine.jobs.back_up import back_up
+from mingus_engine.settings import load
 from tests.integration import ledger
 from tests.support.directories import make_directory, remove
+from tests.support.fixtures import MakeRedis
 from tests.support.installation import FIRST, SECOND, SOURCE, Installation
 from tests.support.pg_versions import PgVersion
 from tests.support.postgres import PgCluster
-from tests.support.processes import free_port, unprivileged_user, wait_until
+from tests.support.processes import free_port, is_running, unprivileged_user, wait_until
+from tests.support.redis_snapshots import KEY_VARIABLE, RedisRepository
+from tests.support.redis_snapshots import SOURCE as REDIS_SOURCE
+from tests.support.repositories import TEST_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOKS = ROOT / "docs" / "runbooks"
@@ -61,13 +69,11 @@ def with_values(script: str, values: Mapping[str, str]) -> str:
 
 
 @dataclass
-class Desk:
-    """The person at the terminal: an installation, and a shell that knows where ``mingus`` is."""
+class Shell:
+    """The person at the terminal: a shell that knows where ``mingus`` is."""
 
-    installation: Installation
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
-    at: int = 0
 
     def follow(self, name: str, values: Mapping[str, str]) -> Iterator[Step]:
         """Run a runbook's blocks one after the other; gives each one that has been run.
@@ -103,6 +109,13 @@ class Desk:
             pass
 
 
+@dataclass
+class Desk(Shell):
+    """With an installation at hand."""
+
+    installation: Installation = field(kw_only=True)
+
+
 @pytest.fixture
 def desk(pg_versions: dict[int, PgVersion], workspace: Path) -> Iterator[Desk]:
     """A ledger that was backed up, shipped and archived; more was booked and archived since."""
@@ -116,7 +129,7 @@ def desk(pg_versions: dict[int, PgVersion], workspace: Path) -> Iterator[Desk]:
             "port": f"${{POSTGRES_PORT:-{cluster.port}}}",
         }
         made = stack.enter_context(Installation.make(workspace / "i", cluster, connection=there))
-        desk = Desk(made, workspace, dict(made.environment))
+        desk = Desk(workspace, dict(made.environment), installation=made)
         # Restored servers belong to the account that runs servers.
         make_directory(workspace / "new", owner=unprivileged_user())
         mingus(desk, "wal", "archive", SOURCE)
@@ -260,3 +273,39 @@ def test_after_a_failover_archiving_goes_on_and_the_first_backup_is_full(desk: D
         newest = json.loads(mingus(desk, "list", SOURCE, "--json"))["snapshots"][-1]
     assert newest["snapshot"] in mine[-1]["snapshots"]
     assert {copy["repository"] for copy in newest["copies"]} == {FIRST, SECOND}
+
+
+def test_a_lost_redis_comes_back_and_is_backed_up_again(
+    make_redis: MakeRedis, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make_redis(appendonly="yes")
+    old.fill(300)
+    repository = RedisRepository.make(workspace / "i", monkeypatch)
+    # As in the shipped settings, where the variables say another place.
+    there = {"host": "${REDIS_HOST:-127.0.0.1}", "port": f"${{REDIS_PORT:-{old.port}}}", "user": ""}
+    config = workspace / "mingus.yaml"
+    config.write_text(yaml.safe_dump(repository.document(connection=there)))
+    back_up(load(config), REDIS_SOURCE, context=repository.context())
+    old.kill()
+    user = unprivileged_user()
+    make_directory(workspace / "new", owner=user)
+    pid_file = workspace / "new" / "pid"
+    values = {
+        "MINGUS_CONFIG": str(config),
+        "SOURCE": REDIS_SOURCE,
+        "NEW": str(workspace / "new" / "data"),
+        "REDIS_HOST": "127.0.0.1",
+        "REDIS_PORT": str(free_port()),
+        "OPTIONS": f"--pidfile {pid_file}",
+    }
+    shell = Shell(workspace, {KEY_VARIABLE: TEST_KEY})
+    try:
+        shell.run_all("lost-redis.md", values)
+        with redis.Redis(port=int(values["REDIS_PORT"])) as client:
+            assert client.dbsize() == 300
+            assert client.config_get("appendonly") == {"appendonly": "yes"}
+    finally:
+        if pid_file.exists():
+            pid = int(pid_file.read_text())
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not is_running(pid), "the restored server is gone")
