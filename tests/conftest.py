@@ -7,6 +7,8 @@ import hypothesis
 from tests.support.fixtures import (
     make_cluster,
     make_redis,
+    make_redis_cluster,
+    make_sentinel,
     moto_s3,
     moto_s3_server,
     pg,
@@ -24,6 +26,8 @@ from tests.support.fixtures import (
 __all__ = [
     "make_cluster",
     "make_redis",
+    "make_redis_cluster",
+    "make_sentinel",
     "moto_s3",
     "moto_s3_server",
     "pg",

@@ -11,6 +11,8 @@ pg15, pg16, pg18    session  a running cluster, shared: use ``temporary_database
 pg                  test     ``pg15``, ``pg16``, ``pg18`` in turn
 make_cluster        test     ``make_cluster(18, checksums=False)``: an own running cluster, to break at will
 make_redis          test     ``make_redis(maxmemory="100mb")``: an own running Redis, any directive, to break at will
+make_redis_cluster  test     ``make_redis_cluster(3, replicas=3)``: a cluster of such servers
+make_sentinel       test     ``make_sentinel(primary)``: a Sentinel that fails over within two seconds
 rclone_s3           test     a fresh bucket of a shared ``rclone serve s3`` (``rclone_s3_server``)
 moto_s3             test     a fresh bucket of a shared ``moto_server`` (``moto_s3_server``)
 ==================  =======  ===================================================================================
@@ -28,11 +30,12 @@ from tests.support import directories
 from tests.support.pg_versions import MAJORS, PgVersion, find_versions
 from tests.support.postgres import PgCluster
 from tests.support.processes import User
-from tests.support.redis import RedisServer
+from tests.support.redis import RedisCluster, RedisServer
 from tests.support.s3 import S3Bucket, S3Server, moto_server, rclone_server
 
 MakeCluster = Callable[..., PgCluster]
 MakeRedis = Callable[..., RedisServer]
+MakeRedisCluster = Callable[..., RedisCluster]
 
 
 @pytest.fixture(scope="session")
@@ -107,14 +110,43 @@ def make_redis(workspace: Path) -> Iterator[MakeRedis]:
         numbers = count()
 
         def make(
-            *, start: bool = True, sentinel: bool = False, run_as: User | None = None, **config: Any
+            *, start: bool = True, as_sentinel: bool = False, run_as: User | None = None, **config: Any
         ) -> RedisServer:
             """An own Redis with these directives (``_`` for ``-``, see ``RedisServer``). Killed after the test."""
-            server = RedisServer(workspace / f"r{next(numbers)}", config, sentinel=sentinel, run_as=run_as)
+            server = RedisServer(workspace / f"r{next(numbers)}", config, sentinel=as_sentinel, run_as=run_as)
             servers.enter_context(server)
             return server.start() if start else server
 
         yield make
+
+
+@pytest.fixture
+def make_redis_cluster(make_redis: MakeRedis) -> MakeRedisCluster:
+    def make(primaries: int = 3, *, replicas: int = 0, **config: Any) -> RedisCluster:
+        """A cluster; *config*: directives of every node, or what makes one up for each."""
+        how = {"cluster_enabled": "yes", "cluster_node_timeout": 2000, **config}
+        nodes = [
+            make_redis(**{name: value() if callable(value) else value for name, value in how.items()})
+            for _ in range(primaries + replicas)
+        ]
+        return RedisCluster(nodes, primaries)
+
+    return make
+
+
+@pytest.fixture
+def make_sentinel(make_redis: MakeRedis) -> MakeRedis:
+    def make(primary: RedisServer, *, name: str = "mymaster", **config: Any) -> RedisServer:
+        """A Sentinel, alone a quorum, that watches *primary* under *name*."""
+        lines = [
+            f"monitor {name} 127.0.0.1 {primary.port} 1",
+            f"down-after-milliseconds {name} 1000",
+            f"failover-timeout {name} 5000",
+            *([f"auth-pass {name} {primary.password}"] if primary.password else []),
+        ]
+        return make_redis(as_sentinel=True, sentinel=lines, **config)
+
+    return make
 
 
 @pytest.fixture(scope="session")

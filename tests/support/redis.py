@@ -153,9 +153,11 @@ class RedisServer:
         options = {"password": self.password, "socket_timeout": 30, "protocol": 2, **options}
         return redis.Redis(unix_socket_path=str(self.socket), db=database, retry=Retry(NoBackoff(), 0), **options)
 
-    def execute(self, *command: str | int | bytes, database: int = 0) -> Any:
-        """The answer to one command, over a connection of its own."""
+    def execute(self, *command: str | int | bytes, database: int = 0, raw: bool = False) -> Any:
+        """The answer to one command, over a connection of its own; *raw*: as the server gave it."""
         with self.client(database) as client:
+            if raw:
+                client.response_callbacks.clear()
             return client.execute_command(*command)
 
     def info(self) -> dict[str, Any]:
@@ -227,3 +229,46 @@ def free_port() -> int:
         if port < 55536:
             return port
     raise AssertionError("no free port below 55536")
+
+
+class RedisCluster:
+    """Primaries that share the slots evenly, in their order, and replicas; made of running servers.
+
+    :param nodes: with ``cluster-enabled yes``; the first *primaries* of them, then replicas of them in turn.
+    """
+
+    def __init__(self, nodes: Sequence[RedisServer], primaries: int) -> None:
+        self.nodes = list(nodes)
+        self.primaries, self.replicas = self.nodes[:primaries], self.nodes[primaries:]
+        for n, node in enumerate(self.primaries):
+            first, last = n * 16384 // primaries, (n + 1) * 16384 // primaries - 1
+            node.execute("CLUSTER", "ADDSLOTSRANGE", first, last)
+            node.execute("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+        for other in self.nodes[1:]:
+            self.nodes[0].execute("CLUSTER", "MEET", "127.0.0.1", other.tls_port or other.port)
+        wait_until(lambda: all(len(self._known(node)) == len(self.nodes) for node in self.nodes), "the nodes have met")
+        for n, replica in enumerate(self.replicas):
+            primary = self.primaries[n % primaries].execute("CLUSTER", "MYID")
+            replica.execute("CLUSTER", "REPLICATE", primary)
+        wait_until(lambda: all(map(self.is_up, self.nodes)), "the cluster is up")
+        wait_until(lambda: all(r.info()["master_link_status"] == "up" for r in self.replicas), "replicas follow")
+
+    @staticmethod
+    def is_up(node: RedisServer) -> bool:
+        """Whether *node* thinks that every slot has an owner."""
+        return b"cluster_state:ok" in bytes(node.execute("CLUSTER", "INFO", raw=True))
+
+    def fill(self, keys: int, *, prefix: str = "session:", ttl_s: int = 0) -> None:
+        """*keys* string keys, each on the node of its slot."""
+        with redis.RedisCluster(host="127.0.0.1", port=self.nodes[0].port, protocol=2) as client:
+            for n in range(keys):
+                client.set(f"{prefix}{n}", n, ex=ttl_s or None)
+
+    def tcp(self) -> dict[str, Any]:
+        """How it is reached, as fields of ``RedisConnection``."""
+        return {**self.nodes[0].tcp(), "cluster": True}
+
+    @staticmethod
+    def _known(node: RedisServer) -> list[bytes]:
+        listing = bytes(node.execute("CLUSTER", "NODES", raw=True))
+        return [line for line in listing.splitlines() if b"handshake" not in line]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from mingus_engine.sources.base import Check, FileKind, Finished, SourceFile
 from mingus_engine.sources.redis import findings
 from mingus_engine.sources.redis.choosing import Chosen, address, choose
 from mingus_engine.sources.redis.discovery import Shard, discover
-from mingus_engine.sources.redis.server import Surroundings, read_surroundings
+from mingus_engine.sources.redis.server import PERSISTENCE, Surroundings, directives, read_surroundings
 from mingus_engine.sources.redis.transfer import Transfer
 from mingus_engine.sources.slabs import SlabItem, SlabPool
 
@@ -36,6 +36,7 @@ class _Reading:
     chosen: Chosen
     surroundings: Surroundings
     transfer: Transfer
+    primary_config: Mapping[str, str] | None
     thread: threading.Thread | None = None
 
 
@@ -107,7 +108,7 @@ class RedisBackup:
                 files.append((_file(prefix + SAMPLE_PATH, content), content))
             learnt = (reading.shard, reading.chosen, reading.surroundings, reading.transfer)
             shards.append(findings.shard_facts(*learnt))
-            checks += findings.shard_checks(*learnt)
+            checks += findings.shard_checks(*learnt, reading.primary_config)
         keys = sum(of["keys"] for shard in shards for of in shard["databases"].values())
         self._refuse_empty(keys)
         checks.append(Check("keys", True, f"{keys} keys" if keys else "none, which the settings allow", {"keys": keys}))
@@ -149,7 +150,8 @@ class RedisBackup:
         transfer = Transfer(
             chosen.conn, self._redis, prefix + RDB_PATH, self._pool, config=surroundings.config, stop=self._stop
         )
-        return _Reading(shard, chosen, surroundings, transfer)
+        config = surroundings.config if chosen.role == "primary" else directives(chosen.primary, *PERSISTENCE)
+        return _Reading(shard, chosen, surroundings, transfer, config)
 
     def _read(self, transfer: Transfer) -> None:
         """Of a thread: everything of one shard into the queue."""

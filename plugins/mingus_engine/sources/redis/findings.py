@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mingus_engine.checks import Check
@@ -54,8 +54,14 @@ def shard_facts(shard: Shard, chosen: Chosen, surroundings: Surroundings, transf
     }
 
 
-def shard_checks(shard: Shard, chosen: Chosen, surroundings: Surroundings, transfer: Transfer) -> list[Check]:
-    """Of one shard, its name before each."""
+def shard_checks(
+    shard: Shard,
+    chosen: Chosen,
+    surroundings: Surroundings,
+    transfer: Transfer,
+    primary_config: Mapping[str, str] | None,
+) -> list[Check]:
+    """Of one shard, its name before each. *primary_config*: of its primary, ``None`` = not known."""
     stream, rdb, after = _ended(transfer)
     found = [
         _rdb(chosen, rdb, walked=stream.counted is not None),
@@ -63,13 +69,13 @@ def shard_checks(shard: Shard, chosen: Chosen, surroundings: Surroundings, trans
         _sampled(transfer),
         *_counted(transfer, stream, after),
         *_not_had(surroundings),
-        *_persistence(chosen, surroundings),
+        *_persistence(chosen, primary_config),
     ]
     name = f"{shard.name}: " if shard.name else ""
     return [Check(name + check.name, check.ok, check.detail, check.data) for check in found]
 
 
-def persistence_warning(info: Info, config: dict[str, str] | None) -> str:
+def persistence_warning(info: Info, config: Mapping[str, str] | None) -> str:
     """Why a primary that restarts by itself would wipe its data; empty = it would not, or nobody may ask."""
     if config is None or info.is_replica or config.get("appendonly") != "no" or config.get("save"):
         return ""
@@ -135,8 +141,6 @@ def _not_had(surroundings: Surroundings) -> Iterator[Check]:
         yield Check("what is stored beside the RDB", True, detail, {"lacking": len(surroundings.lacking)})
 
 
-def _persistence(chosen: Chosen, surroundings: Surroundings) -> Iterator[Check]:
-    """Of the primary alone: a replica's own settings say nothing of it."""
-    config = dict(surroundings.config) if surroundings.config is not None else None
-    if warning := persistence_warning(chosen.info, config):
+def _persistence(chosen: Chosen, config: Mapping[str, str] | None) -> Iterator[Check]:
+    if chosen.primary_info is not None and (warning := persistence_warning(chosen.primary_info, config)):
         yield Check("persistence of the primary", True, f"WARNING: {warning}", {"warning": True})

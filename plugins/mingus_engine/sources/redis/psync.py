@@ -21,6 +21,9 @@ from mingus_engine.sources.redis.rdb_stream import MARK_BYTES, Framing
 
 #: Who forks sends a newline each second; who is at it for longer than this without any is frozen.
 SILENCE_S = 120.0
+#: Who names no port is listed by the primary as a replica at port 0, which Sentinels remember for ever as one that is
+#: down. No port at all makes them pass over it.
+NO_PORT = -1
 _FULLRESYNC = re.compile(r"FULLRESYNC ([0-9a-f]{40}) ([0-9]{1,19})")
 _LENGTH = re.compile(rb"\$([0-9]{1,19})")
 _MARK = re.compile(rb"\$EOF:([0-9a-f]{%d})" % MARK_BYTES)
@@ -49,11 +52,8 @@ def full_sync(link: Link, timeout_s: float, *, rdb_only: bool = True) -> FullSyn
     """
     deadline = time.monotonic() + timeout_s
     link.command("REPLCONF", "capa", "eof", "capa", "psync2")
-    if rdb_only:
-        try:
-            link.command("REPLCONF", "rdb-only", 1)
-        except SourceUnsupported:
-            rdb_only = False
+    _optional(link, "listening-port", NO_PORT)
+    rdb_only = rdb_only and _optional(link, "rdb-only", 1)
     link.send("PSYNC", "?", -1)
     text = _next_line(link, deadline, timeout_s).decode("utf-8", "replace")
     if text.startswith("-"):
@@ -62,6 +62,15 @@ def full_sync(link: Link, timeout_s: float, *, rdb_only: bool = True) -> FullSyn
     if match is None:
         raise SourceUnsupported(f"{place(link.conn)}: PSYNC: answered {text[:200]!r}")
     return FullSync(match[1], int(match[2]), _framing(link, _next_line(link, deadline, timeout_s)), rdb_only)
+
+
+def _optional(link: Link, option: str, value: int) -> bool:
+    """Whether the server knows *option*."""
+    try:
+        link.command("REPLCONF", option, value)
+    except SourceUnsupported:
+        return False
+    return True
 
 
 def _framing(link: Link, line: bytes) -> Framing:

@@ -15,8 +15,8 @@ from typing import Any
 
 import redis
 
-from mingus_engine.errors import SourceUnreachable, SourceUnsupported
-from mingus_engine.redis.client import ask, mapped, place
+from mingus_engine.errors import SourceError, SourceUnreachable, SourceUnsupported
+from mingus_engine.redis.client import ask, connected, mapped, place
 from mingus_engine.settings import RedisConnection
 from mingus_engine.sources.base import FileKind, SourceFile
 
@@ -27,6 +27,8 @@ _TOLD = (
     "appendonly", "save", "appenddirname", "appendfilename", "dbfilename", "databases", "maxmemory",
     "client-output-buffer-limit", "repl-backlog-size", "rdbchecksum",
 )  # fmt: skip
+#: What says whether data survive a restart.
+PERSISTENCE = ("save", "appendonly")
 # What moves when anything was written; all of ``INFO``.
 _WRITES = ("rdb_changes_since_last_save", "rdb_saves", "expired_keys", "evicted_keys", "run_id")
 _KEYSPACE = re.compile(r"keys=(\d+),expires=(\d+)")
@@ -172,6 +174,19 @@ def read_surroundings(
     elif file:
         lacking.append(file)
     return Surroundings(list(_files(prefix, found)), config, lacking)
+
+
+def directives(conn: RedisConnection, *names: str) -> dict[str, str] | None:
+    """These directives of a server; ``None`` = it cannot be asked."""
+    try:
+        with connected(conn, raw=True) as client, mapped(conn, "CONFIG GET"):
+            found: dict[str, str] = {}
+            for name in names:
+                pair = ask(client, "CONFIG", "GET", name)
+                found |= {_text(n): _text(v) for n, v in zip(pair[::2], pair[1::2], strict=True)}
+            return found
+    except SourceError:
+        return None
 
 
 def _config_file(conn: RedisConnection, info: Info, given: str) -> bytes | str:
