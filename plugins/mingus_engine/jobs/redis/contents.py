@@ -6,14 +6,14 @@ The paths are those of docs/FORMAT.md; a snapshot is input like any other, so wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mingus_engine import bounds
 from mingus_engine.codec import plainjson
 from mingus_engine.codec.shards import TabledEntry
-from mingus_engine.errors import Damaged
+from mingus_engine.errors import Damaged, SettingsError
 from mingus_engine.redis import aof, versions
 from mingus_engine.redis.aof import AofManifest
 from mingus_engine.repository.reader import SnapshotReader
@@ -151,6 +151,18 @@ class Contents:
             names.dbfilename, folder.rpartition(b"/")[2].decode(), name.removesuffix(suffix).decode(errors="replace")
         )
         return StoredServer(prefix, actual, configuration, folder + b"/", manifest)
+
+
+def shard_named(names: Sequence[str], wanted: str) -> str:
+    """The one of *names* that *wanted* (``shard-3``, or ``3``) means.
+
+    :raises SettingsError: none.
+    """
+    name = f"shard-{wanted}" if wanted.isdecimal() else wanted
+    if not name or name not in names:
+        known = ", ".join(name for name in names if name) or "none: it is no cluster"
+        raise SettingsError(f"no shard {wanted!r} in this snapshot; it has: {known}")
+    return name
 
 
 def shard_facts(facts: Mapping[str, Any], shard: str) -> Mapping[str, Any]:

@@ -12,6 +12,8 @@ from mingus_engine.jobs import integrity, reading
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.proving import Wanted
 from mingus_engine.jobs.redis.contents import Contents, StoredServer
+from mingus_engine.jobs.redis.recovering import recoveries
+from mingus_engine.jobs.redis.recovery import RedisRecovery
 from mingus_engine.jobs.redis.restore_test import RestoreTest
 from mingus_engine.redis.aof_commands import Scanner
 from mingus_engine.redis.rdb_statistics import statistics
@@ -30,11 +32,15 @@ class RedisProver:
         self._settings, self._source, self._context = settings, source, context
         if wanted.timeline is not None or not wanted.inclusive:
             raise SettingsError("a timeline, or an exclusive target, is of PostgreSQL; Redis has none")
-        if wanted.to is not None:
-            raise SettingsError("a point in time of Redis cannot be verified yet")
-        self.manifest = reading.choose(place, source.id, wanted.snapshot)
         self.target: str | None = None
         self.seed: int | None = None
+        self._recoveries: dict[str, RedisRecovery] = {}
+        if wanted.to is None:
+            self.manifest = reading.choose(place, source.id, wanted.snapshot)
+        else:
+            self._recoveries = recoveries(place, source.id, wanted.to, context=context, snapshot=wanted.snapshot)
+            one = next(iter(self._recoveries.values()))
+            self.manifest, self.target = one.snapshot, one.target.text
         self.bytes_read = 0
         self.rto_s: float | None = None
         self.rpo_s: float | None = None
@@ -45,10 +51,12 @@ class RedisProver:
             return list(self._read(reader))
         chosen = self._source.verify.scratch_directory
         parent = Path(chosen) if chosen else self._settings.state_path / "scratch"
-        test = RestoreTest(self._source, reader, parent, self._context)
-        stopped = reader.body.facts.get("stopped_at")
-        if stopped:
-            self.rpo_s = round((utc_now() - datetime.fromisoformat(str(stopped))).total_seconds(), 1)
+        test = RestoreTest(self._source, reader, parent, self._context, self._recoveries)
+        moments = [one.moment for one in self._recoveries.values() if one.moment is not None]
+        if not self._recoveries and (stopped := reader.body.facts.get("stopped_at")):
+            moments = [datetime.fromisoformat(str(stopped))]
+        if moments:
+            self.rpo_s = round((utc_now() - min(moments)).total_seconds(), 1)
         try:
             test.run(start_server=level >= 4)
         except (Damaged, LogMissing, ObjectMissing) as error:

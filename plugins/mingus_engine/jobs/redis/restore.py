@@ -23,6 +23,7 @@ from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.materialise import Materialiser
 from mingus_engine.jobs.redis import contents
 from mingus_engine.jobs.redis.contents import Contents, StoredServer
+from mingus_engine.jobs.redis.recovering import recoveries
 from mingus_engine.jobs.redis.recovery import RedisRecovery
 from mingus_engine.programs import accounts
 from mingus_engine.redis import aof, programs, versions
@@ -115,8 +116,6 @@ def restore_redis(
     source = settings.stored_source(source_id, "redis")
     if form is not None and form not in FORMS:
         raise SettingsError(f"{form!r} is not one of {', '.join(FORMS)}")
-    if to is not None:
-        raise SettingsError("a point in time of Redis cannot be restored yet")
     with ExitStack() as stack:
         opened = (
             places.opened(settings, repository, context)
@@ -124,11 +123,16 @@ def restore_redis(
             else places.first_reachable(settings, source_id, context)
         )
         place = stack.enter_context(opened)
-        manifest = reading.choose(place, source_id, snapshot)
+        found: dict[str, RedisRecovery] = {}
+        if to is None:
+            manifest = reading.choose(place, source_id, snapshot)
+        else:
+            found = recoveries(place, source_id, to, context=context, snapshot=snapshot, shard=shard)
+            manifest = next(iter(found.values())).snapshot
         stack.enter_context(reading.announced(place, manifest, context))
         job = RedisRestore(
             SnapshotReader(place, manifest, settings.spool_path), directory, context,
-            shard=shard, form=form, configuration=configuration, acl=acl,
+            recoveries=found, shard=shard, form=form, configuration=configuration, acl=acl,
         )  # fmt: skip
         notes = job.require_readable(source.bin_directory)
         plan = job.plan(notes)
@@ -149,6 +153,7 @@ def restore_redis(
             start_hints=[] if dry_run else job.start_hints(source),
             notes=plan.notes,
             plan=plan.as_dict(),
+            target=next((one.target.text for one in found.values()), None),
         )
 
 
@@ -341,12 +346,8 @@ class RedisRestore:
 def _chosen(servers: Sequence[StoredServer], shard: str | None) -> list[StoredServer]:
     if shard is None:
         return list(servers)
-    name = f"shard-{shard}" if shard.isdecimal() else shard
-    found = [server for server in servers if server.shard == name]
-    if not found:
-        known = ", ".join(server.shard for server in servers if server.shard) or "none: it is no cluster"
-        raise SettingsError(f"no shard {shard!r} in this snapshot; it has: {known}")
-    return found
+    name = contents.shard_named([server.shard for server in servers], shard)
+    return [server for server in servers if server.shard == name]
 
 
 def _owner(directory: Path, source: SourceSettings) -> tuple[int, int] | None:
