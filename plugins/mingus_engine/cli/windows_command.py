@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from mingus_engine.cli import output
 from mingus_engine.cli.arguments import Subparsers, add_repository, command
 from mingus_engine.cli.console import Console
 from mingus_engine.cli.session import Session
+from mingus_engine.errors import NoSuchSnapshot
+
+if TYPE_CHECKING:
+    from mingus_engine.jobs.context import JobContext, Report
+    from mingus_engine.settings import Settings
 
 
 def add(commands: Subparsers) -> None:
     """The parser."""
     parser = command(
         commands, "windows", "show from when to when a source can be restored", run,
-        more="Computed from what is stored: snapshots, write-ahead log, timeline histories. Any moment inside a window"
-        " is a target of `restore --to`; none between two windows is.",
+        more="Computed from what is stored: snapshots, write-ahead log and timeline histories of PostgreSQL; command"
+        " streams and append-only files of Redis. Any moment inside a window is a target of `restore --to`; none"
+        " between two windows is.",
     )  # fmt: skip
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="only of this source; default: of all")
     add_repository(parser, "only in this one; default: in each of the source's chain")
@@ -26,13 +32,11 @@ def add(commands: Subparsers) -> None:
 def run(args: argparse.Namespace, session: Session) -> int:
     """Run the command."""
     settings = session.settings
-    chosen = [settings.stored_source(args.source, "postgres").id] if args.source else settings.of_kind("postgres")
+    chosen = [settings.stored_source(args.source).id] if args.source else [source.id for source in settings.sources]
     if args.repository:
         settings.repository(args.repository)
-    from mingus_engine.jobs.postgres.windows import windows
-
     reports = [
-        session.run(lambda context: windows(settings, source, args.repository, context=context)).as_dict()  # noqa: B023
+        session.run(lambda context: _windows(settings, source, args.repository, context)).as_dict()  # noqa: B023
         for source in chosen
     ]
     session.console.document({"sources": reports})
@@ -41,14 +45,29 @@ def run(args: argparse.Namespace, session: Session) -> int:
     return 0
 
 
+def _windows(settings: Settings, source: str, repository: str | None, context: JobContext) -> Report:
+    from mingus_engine.jobs import kinds
+    from mingus_engine.jobs.postgres.windows import windows
+    from mingus_engine.jobs.redis.windows import windows as redis_windows
+
+    try:
+        kind = kinds.kind_of(settings, source, repository, context)
+    except NoSuchSnapshot:
+        kind = "postgres"  # there is nothing to show, of whatever kind
+    of_kind: Callable[..., Report] = redis_windows if kind == "redis" else windows
+    return of_kind(settings, source, repository, context=context)
+
+
 def _show(console: Console, report: dict[str, Any]) -> None:
+    listed = [(place, kind, found) for place in report["repositories"] for kind, found in _in_order(place)]
+    of_redis = any("replid" in found for _, _, found in listed)
+    history, unit = ("HISTORY", "OFFSET") if of_redis else ("TIMELINE", "LSN")
     rows = [
-        (report["source"], place["repository"], str(window["timeline"]), *_range(window), _snapshots(window, kind))
-        for place in report["repositories"]
-        for kind, window in _in_order(place)
+        (report["source"], place["repository"], _history(found), *_range(found, unit.lower()), _snapshots(found, kind))
+        for place, kind, found in listed
     ]
     if rows:
-        headers = ("SOURCE", "REPOSITORY", "TIMELINE", "FROM", "TO", "FROM LSN", "TO LSN", "SNAPSHOTS")
+        headers = ("SOURCE", "REPOSITORY", history, "FROM", "TO", f"FROM {unit}", f"TO {unit}", "SNAPSHOTS")
         console.lines(output.table(headers, rows))
     else:
         console.line(f"Nothing of {report['source']} can be restored.")
@@ -63,22 +82,33 @@ def _show(console: Console, report: dict[str, Any]) -> None:
         console.warn(f"repository {repository} was not read: {why}")
 
 
+# What tells the histories of a source apart, and where a window begins.
+_SAME = (("system_id", "timeline"), ("shard", "replid"))
+
+
 def _in_order(place: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each window, before it the gap that ends with it."""
     for window in place["windows"]:
+        keys, start, end = (
+            (_SAME[1], "start_offset", "end_offset") if "replid" in window else (_SAME[0], "start_lsn", "end_lsn")
+        )
         for gap in place["gaps"]:
-            if (
-                all(gap[key] == window[key] for key in ("system_id", "timeline"))
-                and gap["end_lsn"] == window["start_lsn"]
-            ):
+            if all(gap[key] == window[key] for key in keys) and gap[end] == window[start]:
                 yield "gap", gap
         yield "window", window
 
 
-def _range(found: dict[str, Any]) -> tuple[str, str, str, str]:
-    return (
-        found["start_time"] or "unknown", found["end_time"] or "unknown", found["start_lsn"], found["end_lsn"],
-    )  # fmt: skip
+def _history(found: dict[str, Any]) -> str:
+    if "replid" not in found:
+        return str(found["timeline"])
+    shard = f"{found['shard']} " if found["shard"] else ""
+    # Offsets of an append-only file are its own.
+    return shard + ("file" if found.get("form") == "aof" else found["replid"][:8])
+
+
+def _range(found: dict[str, Any], unit: str) -> tuple[str, str, str, str]:
+    start, end = str(found[f"start_{unit}"]), str(found[f"end_{unit}"])
+    return found["start_time"] or "unknown", found["end_time"] or "unknown", start, end
 
 
 def _snapshots(found: dict[str, Any], kind: str) -> str:

@@ -8,11 +8,10 @@ does not, ends the service: wrong settings, missing keys, a server whose log is 
 from __future__ import annotations
 
 import dataclasses
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +32,7 @@ from mingus_engine.jobs.postgres import wal_canary
 from mingus_engine.jobs.postgres.archive_wal import catch_up
 from mingus_engine.jobs.postgres.wal_segments import SegmentStore
 from mingus_engine.jobs.postgres.wal_session import Session, Totals
+from mingus_engine.jobs.serving import Pauses, cut_off_after
 from mingus_engine.repository import runs, writer
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.settings import Settings
@@ -45,8 +45,6 @@ LAST_SLICE_S = 20.0
 _RUN_S = 86400.0
 _RUN_ELSEWHERE_S = 600.0
 _STATUS_S = 60.0
-_PAUSE_FIRST_S = 0.5
-_PAUSE_MAX_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +96,7 @@ def stream_wal(
     :raises MingusError: something that no waiting mends.
     """
     clock = Stopwatch()
-    with _cut_off_after(context.cancel) as cut:
+    with cut_off_after(context.cancel, LAST_SLICE_S) as cut:
         service = _Service(
             settings, source_id, context, cut=cut, on_status=on_status, status_interval_s=status_interval_s
         )
@@ -118,27 +116,6 @@ def stream_wal(
     )
 
 
-@contextmanager
-def _cut_off_after(cancel: threading.Event) -> Iterator[threading.Event]:
-    """An event that is set some time after *cancel*: what is under way then may still finish."""
-    cut, done = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.2):
-            if cancel.is_set():
-                if not done.wait(LAST_SLICE_S):
-                    cut.set()
-                return
-
-    watcher = threading.Thread(target=watch, name="mingus-wal-stop", daemon=True)
-    watcher.start()
-    try:
-        yield cut
-    finally:
-        done.set()
-        watcher.join()
-
-
 class _Service:
     def __init__(
         self,
@@ -155,7 +132,7 @@ class _Service:
         self._context = dataclasses.replace(context, cancel=cut)
         self._on_status, self._status_interval_s = on_status, status_interval_s
         self._status_due = 0.0
-        self._in_a_row = 0
+        self._pauses = Pauses()
         self._repository = ""
         self.totals = Totals()
         self.failures = 0
@@ -169,17 +146,10 @@ class _Service:
                 if isinstance(error, SourceUnsupported | ObjectMissing):
                     raise
                 self.failures += 1
-                self._pause(error)
+                self._pauses.pause(error, self._asked, self._context)
             except Cancelled:
                 self._context.log("the last slice was not stored in time; the slot keeps it on the server")
                 return
-
-    def _pause(self, error: MingusError) -> None:
-        longest = min(_PAUSE_MAX_S, _PAUSE_FIRST_S * 2.0**self._in_a_row)
-        self._in_a_row += 1
-        pause = longest * (0.5 + random.random() / 2)  # noqa: S311 - only so that many do not come back at once
-        self._context.log(f"{error.message}; again in {pause:.1f} s")
-        self._asked.wait(pause)
 
     def _archive_run(self) -> None:
         """One run in one repository; ends when it is time for another, or when asked to stop."""
@@ -237,7 +207,7 @@ class _Service:
             and (server.standby or not wal.canary or wal_canary.write(server, self._context) is None)
         ):
             store.refresh()
-        self._in_a_row = 0
+        self._pauses.over()
         if time.monotonic() < self._status_due:
             return
         self._status_due = time.monotonic() + self._status_interval_s
