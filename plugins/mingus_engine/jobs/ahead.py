@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,7 +13,7 @@ T = TypeVar("T")
 _POLL_S = 0.2
 
 
-def ahead(make: Callable[[], Iterator[T]], items: int) -> Iterator[T]:
+def ahead(make: Callable[[], Generator[T, None, None]], items: int) -> Generator[T, None, None]:
     """What ``make()`` gives, made by a thread of its own that is at most *items* ahead.
 
     The thread ends when this is exhausted or closed. What fails there is raised here.
@@ -31,9 +32,10 @@ def ahead(make: Callable[[], Iterator[T]], items: int) -> Iterator[T]:
 
     def work() -> None:
         try:
-            for item in make():
-                if not put(True, item):
-                    return
+            with closing(make()) as source:
+                for item in source:
+                    if not put(True, item):
+                        return
         except BaseException as error:  # noqa: BLE001 - raised by whoever reads
             put(False, error)
         else:

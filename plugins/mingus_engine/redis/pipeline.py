@@ -7,7 +7,7 @@ way at a time: what a cut connection leaves unknown, and what is held in memory,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -34,15 +34,17 @@ class Pipeline:
         self._buffer = bytearray(_RECEIVE_BYTES)
         self._pending: deque[tuple[int, Done]] = deque()
 
-    def send(self, encoded: bytes, answers: int, done: Done) -> None:
-        """Send a batch of commands. *done* is called with its *answers* when they have come, maybe much later.
+    def send(self, parts: Sequence[bytes], answers: int, done: Done) -> None:
+        """Send a batch of commands, in pieces. *done* is called with its *answers* when they have come, maybe much
+        later.
 
         :raises SourceUnreachable: the connection is cut. :raises Cancelled:
         """
         while len(self._pending) >= self._under_way:
             self._receive()
         self._pending.append((answers, done))
-        self._link.write(encoded)
+        for part in parts:
+            self._link.write(part)
 
     def drain(self) -> None:
         """Wait for all answers; errors as of :meth:`send`."""
@@ -52,7 +54,7 @@ class Pipeline:
     def ask(self, encoded: bytes) -> Any:
         """The answer to one command, after those to all before."""
         found: list[Any] = []
-        self.send(encoded, 1, found.extend)
+        self.send([encoded], 1, found.extend)
         self.drain()
         return found[0]
 
@@ -62,7 +64,10 @@ class Pipeline:
         answers: list[Any] = []
         gets = self._reader.gets
         while len(answers) < count:
-            answer = gets()
+            try:
+                answer = gets()
+            except hiredis.ProtocolError as error:
+                raise SourceUnreachable(f"{client.place(self._link.conn)}: sends no Redis protocol: {error}") from None
             if answer is False:
                 size = self._link.fill(memoryview(self._buffer), client.COMMAND_TIMEOUT_S)
                 if not size:

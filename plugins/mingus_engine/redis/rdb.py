@@ -261,4 +261,10 @@ def dump_payload(kind: int, value: bytes, version: int) -> bytes:
     :param kind: number of its type and encoding.
     """
     body = b"%c%b%c%c" % (kind, value, version & 0xFF, version >> 8)
-    return body + crc64(body).to_bytes(8, "little")
+    return body + crc64(body).to_bytes(CRC_BYTES, "little")
+
+
+def dump_frame(kind: int, value: bytes, version: int) -> tuple[bytes, bytes]:
+    """What stands before and behind *value* in :func:`dump_payload`: for values too large to be copied."""
+    before, after = bytes([kind]), version.to_bytes(2, "little")
+    return before, after + crc64(after, crc64(value, crc64(before))).to_bytes(CRC_BYTES, "little")

@@ -26,7 +26,10 @@ class RdbInput:
         self._chunks = iter(chunks)
         self._what = what
         self._held_max = held_max_bytes
+        # What is held lies in pieces that have gone, and in ``data`` from the mark on; a mark of -1 = nothing is held.
         self._mark = -1
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
         self.data, self.at, self.base = b"", 0, 0
 
     @property
@@ -42,18 +45,20 @@ class RdbInput:
     def hold(self) -> None:
         """Begin to hold what is read."""
         self._mark = self.at
+        self._kept, self._kept_bytes = [], 0
 
     def held(self) -> bytes | None:
         """What was read since :meth:`hold`; ``None`` = it was more than may be held."""
-        mark, self._mark = self._mark, -1
-        return None if mark < 0 or self.at - mark > self._held_max else self.data[mark : self.at]
+        self._keep()
+        whole, self._kept = self._kept, []
+        found = None if self._mark < 0 else b"".join(whole)
+        self._mark = -1
+        return found
 
     def more(self) -> bool:
         """Have more at hand, as much again where that is more than a step. ``False`` = there is no more."""
-        if self._mark >= 0 and self.at - self._mark > self._held_max:
-            self._mark = -1
-        keep = self._mark if self._mark >= 0 else self.at
-        parts, wanted = [self.data[keep:]], max(_STEP_BYTES, len(self.data) - keep)
+        self._keep()
+        parts, wanted = [self.data[self.at :]], max(_STEP_BYTES, len(self.data) - self.at)
         for chunk in self._chunks:
             parts.append(bytes(chunk))
             wanted -= len(chunk)
@@ -62,10 +67,21 @@ class RdbInput:
         if len(parts) == 1:
             return False
         self.data = b"".join(parts)
-        self.base += keep
-        self.at -= keep
-        self._mark = min(0, self._mark)
+        self.base += self.at
+        self.at = 0
+        self._mark = min(self._mark, 0)
         return True
+
+    def _keep(self) -> None:
+        """Put aside what is held and was read, before it goes; give up what has become too much."""
+        if self._mark < 0:
+            return
+        self._kept_bytes += self.at - self._mark
+        if self._kept_bytes > self._held_max:
+            self._mark, self._kept = -1, []
+            return
+        self._kept.append(self.data[self._mark : self.at])
+        self._mark = self.at
 
     def need(self, count: int) -> None:
         """Have *count* bytes at hand.
@@ -89,13 +105,8 @@ class RdbInput:
         return self.data[self.at - count : self.at]
 
     def skip(self, count: int) -> None:
-        """Leave *count* bytes out; they need not be at hand together, unless they are held."""
+        """Go over *count* bytes; they need not be at hand together."""
         while (here := len(self.data) - self.at) < count:
-            if self._mark >= 0 and self.at - self._mark + count > self._held_max:
-                self._mark = -1
-            if self._mark >= 0:
-                self.need(count)
-                continue
             self.at += here
             count -= here
             self.need(1)

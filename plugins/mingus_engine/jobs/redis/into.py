@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,13 +26,16 @@ _AHEAD_CHUNKS: Final = 32
 _STEP_KEYS: Final = 256
 
 
+Chunks = Generator[bytes | memoryview, None, None]
+
+
 @dataclass(frozen=True)
 class StoredRdb:
     """An RDB of *size* bytes. :param chunks: gives its bytes in order, as often as it is called."""
 
     name: str
     size: int
-    chunks: Callable[[], Iterator[bytes | memoryview]]
+    chunks: Callable[[], Chunks]
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,23 @@ class _Selection:
 
 
 class Into:
-    """One restore of *rdbs* into *target*. :param origin: who wrote them, for errors."""
+    """One restore of *rdbs* into *target*.
+
+    :param origin: who wrote them, for errors. :param databases: which are known to hold keys.
+    """
 
     def __init__(
-        self, target: RunningRedis, rdbs: Sequence[StoredRdb], plan: Plan, context: JobContext, *, origin: str = ""
+        self,
+        target: RunningRedis,
+        rdbs: Sequence[StoredRdb],
+        plan: Plan,
+        context: JobContext,
+        *,
+        origin: str = "",
+        databases: Iterable[int] = (),
     ) -> None:
         self._target, self._rdbs, self._plan, self._context = target, rdbs, plan, context
-        self._origin = origin
+        self._origin, self._databases = origin, tuple(databases)
         self._total = sum(rdb.size for rdb in rdbs)
         self._version = 0
         self._done = 0
@@ -115,6 +128,7 @@ class Into:
         """
         self._require_version()
         with self._target.translated("looking for keys that are there"):
+            self._require_databases()
             selection, conflicts = self._look("count")
         return {**selection.as_dict(), **self._numbers(Counts()), "conflicts": conflicts.found}
 
@@ -126,6 +140,7 @@ class Into:
         """
         self._require_version()
         with self._target.translated("looking for keys that are there"):
+            self._require_databases()
             conflicts = self._require_free()
         selection = _Selection(self._plan, self._target.now_ms)
         writer = KeyWriter(
@@ -149,7 +164,7 @@ class Into:
     def _require_version(self) -> None:
         """Every RDB must be one that the server reads, and of one version."""
         for rdb in self._rdbs:
-            with closing(rdb.chunks()) as chunks:  # type: ignore[type-var]
+            with closing(rdb.chunks()) as chunks:
                 head = b""
                 for chunk in chunks:
                     head += bytes(chunk[: HEADER_BYTES - len(head)])
@@ -160,6 +175,12 @@ class Into:
             if self._version not in {0, version}:
                 raise TargetError(f"{rdb.name} is an RDB {version}, those before are RDB {self._version}")
             self._version = version
+
+    def _require_databases(self) -> None:
+        for number in self._databases:
+            if not self._plan.databases or number in self._plan.databases:
+                for node in self._target.nodes:
+                    self._target.select(node, self._into(number))
 
     def _require_free(self) -> int | None:
         """Refuse keys that are there, where they are in the way. :returns: how many are, if that was looked at."""
@@ -187,17 +208,18 @@ class Into:
         return 0
 
     def _look(self, phase: str) -> tuple[_Selection, ConflictFinder]:
-        selection = _Selection(self._plan, self._target.now_ms)
         target = self._target
+        selection = _Selection(self._plan, target.now_ms)
         finder = ConflictFinder(target)
         for rdb in self._rdbs:
-            for item in self._walk(rdb, phase, values=False, turn=selection.turn):
-                if isinstance(item, Function):
-                    self._functions += self._plan.functions
-                elif isinstance(item, Key) and selection.takes(item):
-                    self._require_module(item)
-                    if target.keys(into := self._into(item.database)):
-                        finder.look(item.name, into)
+            with closing(self._walk(rdb, phase, values=False, turn=selection.turn)) as items:
+                for item in items:
+                    if isinstance(item, Function):
+                        self._functions += self._plan.functions
+                    elif isinstance(item, Key) and selection.takes(item):
+                        self._require_module(item)
+                        if target.keys(into := self._into(item.database)):
+                            finder.look(item.name, into)
         finder.finish()
         self._done = 0
         return selection, finder
@@ -206,24 +228,30 @@ class Into:
 
     def _restore(self, rdb: StoredRdb, selection: _Selection, writer: KeyWriter) -> None:
         put, takes, into = writer.put, selection.takes, self._into
-        for item in self._walk(rdb, "restore", values=True, turn=selection.turn):
-            if isinstance(item, Key):
-                if takes(item):
-                    if item.value is None:
-                        raise TargetError(
-                            f"the value of {shown(item.name)} has {item.size:,} bytes; RESTORE takes"
-                            f" {_VALUE_MAX_BYTES:,} at most"
-                        )
-                    if item.module:
-                        self._require_module(item)
-                    put(item, item.value, into(item.database))
-                    if writer.trouble is not None:
-                        break
-            elif isinstance(item, Function) and self._plan.functions:
-                self._functions += self._target.load_function(item.code, self._plan.conflict)
+        with closing(self._walk(rdb, "restore", values=True, turn=selection.turn)) as items:
+            for item in items:
+                if isinstance(item, Key):
+                    if takes(item):
+                        put(item, self._value(item), into(item.database))
+                        if writer.trouble is not None:
+                            break
+                elif isinstance(item, Function) and self._plan.functions:
+                    self._functions += self._target.load_function(item.code, self._plan.conflict)
 
-    def _walk(self, rdb: StoredRdb, phase: str, *, values: bool, turn: Callable[[], None]) -> Iterator[Item]:
-        with closing(ahead(rdb.chunks, _AHEAD_CHUNKS)) as chunks:  # type: ignore[type-var]
+    def _value(self, key: Key) -> bytes:
+        """:raises TargetError: RESTORE would not take it there."""
+        if key.value is None:
+            raise TargetError(
+                f"the value of {shown(key.name)} has {key.size:,} bytes; RESTORE takes {_VALUE_MAX_BYTES:,} at most"
+            )
+        if key.module:
+            self._require_module(key)
+        return key.value
+
+    def _walk(
+        self, rdb: StoredRdb, phase: str, *, values: bool, turn: Callable[[], None]
+    ) -> Generator[Item, None, None]:
+        with closing(ahead(rdb.chunks, _AHEAD_CHUNKS)) as chunks:
             walk = RdbWalk(chunks, rdb.name, value_max_bytes=_VALUE_MAX_BYTES if values else 0)
             for seen, item in enumerate(walk):
                 yield item

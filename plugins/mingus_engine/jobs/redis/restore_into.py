@@ -11,13 +11,14 @@ What goes wrong half-way leaves the keys that are in: the error says how many. T
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mingus_engine import bounds
+from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import (
     NoSuchSnapshot,
     NotRestorable,
@@ -30,7 +31,7 @@ from mingus_engine.errors import (
 from mingus_engine.jobs import places, reading
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.redis import into_destination
-from mingus_engine.jobs.redis.into import Into, Plan, StoredRdb
+from mingus_engine.jobs.redis.into import Chunks, Into, Plan, StoredRdb
 from mingus_engine.redis import versions
 from mingus_engine.repository import state
 from mingus_engine.repository.manifests import Manifest
@@ -134,7 +135,9 @@ def restore_into(
         manifest = _choose(place, source_id, snapshot)
         stack.enter_context(reading.announced(place, manifest, context))
         reader = SnapshotReader(place, manifest, settings.spool_path)
-        job = Into(target, stored_rdbs(reader), plan, context, origin=origin_of(reader.body.facts))
+        facts = reader.body.facts
+        known = {int(number) for shard in facts.get("shards") or () for number in shard.get("databases") or ()}
+        job = Into(target, stored_rdbs(reader), plan, context, origin=origin_of(facts), databases=sorted(known))
         found = job.look() if dry_run else job.run()
         seconds = clock.seconds
         return RedisRestoreIntoReport(
@@ -173,7 +176,7 @@ def restore_file_into(target: RunningRedis, path: Path, plan: Plan, context: Job
     :returns: the numbers of :class:`RedisRestoreIntoReport`; errors are the same, too.
     """
 
-    def chunks() -> Iterator[bytes]:
+    def chunks() -> Chunks:
         with path.open("rb") as file:
             while piece := file.read(_PIECE_BYTES):
                 yield piece
@@ -190,10 +193,9 @@ def stored_rdbs(reader: SnapshotReader) -> list[StoredRdb]:
     for file in reader.files():
         if _RDB_PATH.fullmatch(file.entry.path):
 
-            def chunks(file: Any = file) -> Iterator[bytes | memoryview]:
-                with closing(reader.data(file)) as pieces:  # type: ignore[type-var]
-                    for _, data, length in pieces:
-                        yield bytes(length) if data is None else data
+            def chunks(file: TabledEntry = file) -> Chunks:
+                for _, data, length in reader.data(file):
+                    yield bytes(length) if data is None else data
 
             found.append(StoredRdb(file.entry.path.decode(), file.entry.size, chunks))
     if not found:

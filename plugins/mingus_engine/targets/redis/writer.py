@@ -18,7 +18,7 @@ from redis.crc import key_slot
 from mingus_engine import bounds
 from mingus_engine.errors import MingusError, TargetNotEmpty
 from mingus_engine.redis.link import command_bytes
-from mingus_engine.redis.rdb import Key, dump_payload
+from mingus_engine.redis.rdb import Key, dump_frame, dump_payload
 from mingus_engine.store.throttled import Bucket
 from mingus_engine.targets.redis.running import Node, RunningRedis
 
@@ -27,10 +27,13 @@ Conflict = Literal["fail", "skip", "replace"]
 # A batch: small enough that three under way are a few megabytes, large enough that a turn of the link is no cost.
 _BATCH_KEYS: Final = 500
 _BATCH_BYTES: Final = 256 * bounds.KIB
+# Values above this go out as they are, alone: copies of half a gigabyte would be felt.
+_LARGE_BYTES: Final = bounds.MIB
 # How often a key follows a node's "moved" before that is an error.
 _MOVES_MAX: Final = 16
 _SHOWN_BYTES: Final = 16
 _MOVED = re.compile(r"(MOVED|ASK) (\d+) (.*):(\d+)")
+_ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 _ABSOLUTE: Final = b"$6\r\nABSTTL\r\n"
 _REPLACE: Final = b"$7\r\nREPLACE\r\n"
 
@@ -66,10 +69,10 @@ class _Lane:
 
 @dataclass
 class _Moved:
-    """A key that a node sent elsewhere, or asked to come again."""
+    """A key that a node sent elsewhere, or asked to come again. :param command: in pieces."""
 
     name: bytes
-    command: bytes
+    command: Sequence[bytes]
     answer: str
 
 
@@ -97,7 +100,8 @@ class KeyWriter:
         self._only = None if target.cluster else target.nodes[0]
         self._lanes: dict[int, _Lane] = {}
         self._moved: list[_Moved] = []
-        self._last = (b"" if conflict != "replace" else _REPLACE) + _ABSOLUTE
+        # The end of the payload before, and what follows it.
+        self._last = b"\r\n" + (b"" if conflict != "replace" else _REPLACE) + _ABSOLUTE
         self._arguments = 6 if conflict == "replace" else 5
         self.counts = Counts()
         self.trouble: MingusError | None = None
@@ -114,7 +118,15 @@ class KeyWriter:
         if lane.database != database:
             self._flush(lane)
             lane.database = database
-        command = self._command(key, value)
+        if len(value) > _LARGE_BYTES:
+            self._flush(lane)
+            before, after = dump_frame(key.type, value, self._version)
+            begin, end = self._frame(key, len(before) + len(value) + len(after))
+            self._send(lane, [key.name], [[begin + before, value, after + end]])
+            return
+        payload = dump_payload(key.type, value, self._version)
+        begin, end = self._frame(key, len(payload))
+        command = b"%b%b%b" % (begin, payload, end)
         lane.names.append(key.name)
         lane.commands.append(command)
         lane.size += len(command)
@@ -140,9 +152,9 @@ class KeyWriter:
         while self._moved and self.trouble is None:
             self._follow()
 
-    def _command(self, key: Key, value: bytes) -> bytes:
+    def _frame(self, key: Key, payload_bytes: int) -> tuple[bytes, bytes]:
+        """What stands before and behind the payload in the command."""
         expire = b"%d" % max(key.expire_ms, 0)
-        payload = dump_payload(key.type, value, self._version)
         last, arguments = self._last, self._arguments
         if key.idle_s >= 0:
             idle = b"%d" % key.idle_s
@@ -150,23 +162,33 @@ class KeyWriter:
         elif key.frequency >= 0:
             often = b"%d" % key.frequency
             last, arguments = b"%b$4\r\nFREQ\r\n$%d\r\n%b\r\n" % (last, len(often), often), arguments + 2
-        return b"*%d\r\n$7\r\nRESTORE\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (
-            arguments, len(key.name), key.name, len(expire), expire, len(payload), payload, last,
+        begin = b"*%d\r\n$7\r\nRESTORE\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n" % (
+            arguments, len(key.name), key.name, len(expire), expire, payload_bytes,
         )  # fmt: skip
+        return begin, last
 
     def _flush(self, lane: _Lane) -> None:
-        if not lane.names or self.trouble is not None:
+        if not lane.names:
             return
         names, commands = lane.names, lane.commands
-        lane.names, lane.commands = [], []
-        self._pay(len(names), lane.size)
-        lane.size = 0
-        node, database = lane.node, lane.database
-        self._target.select(node, database)
+        lane.names, lane.commands, lane.size = [], [], 0
+        self._send(lane, names, [[command] for command in commands] if self._target.cluster else [commands])
+
+    def _send(self, lane: _Lane, names: Sequence[bytes], commands: Sequence[Sequence[bytes]]) -> None:
+        """:param commands: of each key its pieces, where it may move; else all pieces together."""
+        if self.trouble is not None:
+            return
+        pieces = [piece for command in commands for piece in command]
+        size = sum(map(len, pieces))
+        self._pay(len(names), size)
+        node = lane.node
+        self._target.select(node, lane.database)
         asked = existing(names, together=not self._target.cluster) if self._conflict == "replace" else []
+        # One piece is one write: many small ones are joined, a large one is not copied.
+        together = size <= 2 * _LARGE_BYTES
         node.pipeline.send(
-            b"".join([*asked, *commands]),
-            len(asked) + len(commands),
+            [b"".join([*asked, *pieces])] if together else [*asked, *pieces],
+            len(asked) + len(names),
             lambda answers: self._answered(names, commands, answers, len(asked)),
         )
         if self._moved and self.trouble is None:
@@ -179,8 +201,15 @@ class KeyWriter:
         if self._bytes_rate is not None:
             self._bytes_rate.pay(count)
 
-    def _answered(self, names: Sequence[bytes], commands: Sequence[bytes], answers: list[Any], asked: int) -> None:
-        there = sum(answer for answer in answers[:asked] if isinstance(answer, int))
+    def _answered(
+        self, names: Sequence[bytes], commands: Sequence[Sequence[bytes]], answers: list[Any], asked: int
+    ) -> None:
+        there = 0
+        for answer in answers[:asked]:
+            if isinstance(answer, int):
+                there += answer
+            elif not self._target.cluster:
+                self._fail(self._target.refused(str(answer), "looking for keys that are there"))
         answers = answers[asked:]
         fine = answers.count(b"OK")
         replaced = min(there, fine)
@@ -188,17 +217,17 @@ class KeyWriter:
         self.counts.restored += fine - replaced
         if fine == len(answers):
             return
-        for name, command, answer in zip(names, commands, answers, strict=True):
+        for number, (name, answer) in enumerate(zip(names, answers, strict=True)):
             if isinstance(answer, hiredis.ReplyError):
-                self._not_restored(name, command, str(answer))
+                self._not_restored(name, commands[number] if self._target.cluster else (), str(answer))
 
-    def _not_restored(self, name: bytes, command: bytes, text: str) -> None:
+    def _not_restored(self, name: bytes, command: Sequence[bytes], text: str) -> None:
         if text.startswith("BUSYKEY"):
             if self._conflict == "skip":
                 self.counts.skipped += 1
                 return
             self._fail(TargetNotEmpty(f"{self._target} has the key {shown(name)}", hint=CONFLICT_HINT))
-        elif self._target.cluster and text.startswith(("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")):
+        elif self._target.cluster and text.startswith(_ELSEWHERE):
             self._moved.append(_Moved(name, command, text))
         else:
             self._fail(self._target.refused(text, f"restoring the key {shown(name)}"))
@@ -213,12 +242,12 @@ class KeyWriter:
             answer: Any = one.answer
             for _ in range(_MOVES_MAX):
                 node, asking = self._where(one.name, str(answer))
-                before = command_bytes("ASKING") if asking else b""
+                before = [command_bytes("ASKING")] if asking else []
                 found: list[Any] = []
-                node.pipeline.send(before + one.command, 1 + asking, found.extend)
+                node.pipeline.send([*before, *one.command], 1 + asking, found.extend)
                 node.pipeline.drain()
                 answer = found[-1]
-                if not str(answer).startswith(("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")):
+                if not str(answer).startswith(_ELSEWHERE):
                     break
             if answer == b"OK":
                 self.counts.restored += 1
@@ -273,7 +302,7 @@ class ConflictFinder:
         names.clear()
         self._target.select(node, database)
         answers: list[Any] = []
-        node.pipeline.send(b"".join(asked), len(asked), answers.extend)
+        node.pipeline.send([b"".join(asked)], len(asked), answers.extend)
         node.pipeline.drain()
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
@@ -283,7 +312,7 @@ class ConflictFinder:
         if there and not self.some:
             one_by_one = existing(these, together=False)
             answers = []
-            node.pipeline.send(b"".join(one_by_one), len(one_by_one), answers.extend)
+            node.pipeline.send([b"".join(one_by_one)], len(one_by_one), answers.extend)
             node.pipeline.drain()
             self.some = [name for name, answer in zip(these, answers, strict=True) if answer == 1][:5]
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mingus_engine.jobs.context import JobContext
-from mingus_engine.jobs.redis.into import StoredRdb
+from mingus_engine.jobs.redis.into import Chunks, StoredRdb
 from mingus_engine.settings import RedisConnection
 from mingus_engine.targets.redis.running import RunningRedis
 from tests.support.redis import RedisServer
@@ -19,7 +19,7 @@ def saved(server: RedisServer) -> bytes:
 
 
 def stored(data: bytes, piece: int = 65536) -> StoredRdb:
-    def chunks() -> Iterator[memoryview]:
+    def chunks() -> Chunks:
         for at in range(0, len(data), piece):
             yield memoryview(data)[at : at + piece]
 

@@ -278,6 +278,23 @@ def test_values_above_what_restore_takes_are_named(
         restore(make_redis(), saved(server))
 
 
+def test_databases_that_are_known_are_looked_for_before_anything_is_written(
+    sessions: bytes, make_redis: MakeRedis
+) -> None:
+    target = make_redis(databases=4)
+    with opened(target) as found, pytest.raises(TargetError, match="database 9: ERR DB index is out of range"):
+        Into(found, [stored(sessions)], Plan(), JobContext(), databases=[0, 9]).run()
+    assert target.execute("DBSIZE") == 0
+
+
+def test_what_answers_in_another_protocol_is_told(sessions: bytes, make_redis: MakeRedis) -> None:
+    target = make_redis()
+    with opened(target) as found:
+        found.nodes[0].pipeline._reader.feed(b"HTTP/1.1 400 Bad Request\r\n")
+        with pytest.raises(TargetError, match="sends no Redis protocol"):
+            Into(found, [stored(sessions)], Plan(), JobContext()).run()
+
+
 # -- what goes wrong half-way -----------------------------------------------------------------------------------------
 
 
