@@ -25,6 +25,7 @@ class Findings:
         self._pages = 0
         self._listed: dict[str, list[int]] = {}
         self._notes: list[str] = []
+        self._unverified: list[str] = []
         self.count = 0
 
     def verified(self, pages: int) -> None:
@@ -45,6 +46,12 @@ class Findings:
             if len(self._notes) < LISTED_PAGES:
                 self._notes.append(text)
 
+    def unverified(self, text: str) -> None:
+        """The server did not look at a page, or at the rest of a file, as *text* says: nothing is known to be bad."""
+        with self._lock:
+            if len(self._unverified) < LISTED_PAGES:
+                self._unverified.append(text)
+
     def total(self, pages: int) -> None:
         """The server's own count; it names only the first bad pages of a file."""
         with self._lock:
@@ -63,9 +70,12 @@ class Findings:
             "bad": self.count,
             "pages": self._listed,
             "notes": self._notes,
+            "unverified": self._unverified,
         }
         if not self.count and not self._notes:
-            yield Check(CHECK, True, f"{self._pages} pages verified" if self._pages else "verified", data)
+            done = f"{self._pages} pages verified" if self._pages else "verified"
+            cut = f", except the end of files that changed their size ({n})" if (n := len(self._unverified)) else ""
+            yield Check(CHECK, True, done + cut, data)
             return
         shown = [f"{path} block {blocks[0]}" for path, blocks in list(self._listed.items())[:5]]
         more = "" if len(self._listed) <= 5 else f" and {len(self._listed) - 5} more files"

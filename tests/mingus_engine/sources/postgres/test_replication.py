@@ -157,6 +157,22 @@ def test_summaries_are_not_taken_for_pages(message: str) -> None:
     assert replication._BAD_PAGE.search(message) is None
 
 
+@pytest.mark.parametrize("size", [4096, 20480])
+@pytest.mark.parametrize(
+    "message",
+    [
+        'could not verify checksum in file "./base/5/16384", block 12: read buffer size {} and page size 8192 differ',
+        'konnte Prüfsumme in "./base/5/16384", Block 12, nicht prüfen: gelesen {}, Seitengröße 8192 ist anders',
+    ],
+)
+def test_a_page_that_was_cut_off_is_not_taken_for_a_bad_one(message: str, size: int) -> None:
+    found = replication._CUT_PAGE.search(message.format(size))
+    assert found is not None
+    assert int(found[1]) == size
+    bad = 'checksum verification failed in file "./base/5/16384", block 12: calculated 1A2B but expected 8192'
+    assert replication._CUT_PAGE.search(bad) is None
+
+
 class FakeServer:
     """The far end of a link: says what the test wants, byte by byte."""
 
