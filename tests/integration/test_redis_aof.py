@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mingus_engine.errors import BackupBroken, Damaged, MingusError, SourceUnsupported
+from mingus_engine.errors import BackupBroken, Damaged, MingusError, NotRestorable, SourceUnsupported
 from mingus_engine.jobs.context import Progress
+from mingus_engine.jobs.redis import recovery
 from mingus_engine.jobs.redis.back_up_aof import RedisAofReport, back_up_aof
+from mingus_engine.jobs.redis.windows import windows
+from mingus_engine.jobs.verify import VerifyReport, verify
 from mingus_engine.sources.redis import aof as aof_source
 from mingus_engine.sources.redis.aof_setting import NAME, left_over
 from mingus_engine.store.faulty import Fault
@@ -87,6 +92,11 @@ def writing(server: RedisServer) -> Iterator[None]:
         thread.join()
 
 
+def proven(mingus: RedisInstallation) -> VerifyReport:
+    """The restore test of the newest snapshot, to the top."""
+    return verify(mingus.settings, SOURCE, repository="first", level="L4", context=mingus.context())
+
+
 def restored(make_redis: MakeRedis, mingus: RedisInstallation) -> RedisServer:
     """A server on what the newest snapshot holds; it must load every byte."""
     return serve(make_redis, mingus.files(mingus.manifests()[-1]))
@@ -101,6 +111,9 @@ def test_the_restored_files_give_the_same_database(make_redis: MakeRedis, worksp
         report = back_up(mingus)
         assert (report.kind, report.form, report.flagged) == ("redis aof full", "aof", False)
         assert report.position == 0
+        found = proven(mingus)
+        assert found.ok, found.checks
+        assert "L4 sampled keys" in {check["name"] for check in found.checks}
         again = restored(make_redis, mingus)
         assert digest(again) == digest(server)
         assert again.client().function_list() == server.client().function_list()
@@ -295,3 +308,80 @@ def test_the_setting_is_back_after_every_failure(make_redis: MakeRedis, workspac
             back_up(mingus, cancel=cancel, on_progress=lambda _: cancel.set())
         assert percentage(server) == 75
         assert mingus.manifests() == []
+
+
+# -- dying at every step ------------------------------------------------------------------------------------------
+
+
+def interrupted(mingus: RedisInstallation, phase: str) -> None:
+    """The job in a process that is killed when it says *phase*, or at the store call of that name."""
+    process = multiprocessing.get_context("fork").Process(target=_until, args=(mingus, phase))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL, phase
+
+
+def _until(mingus: RedisInstallation, name: str) -> None:
+    with mingus.faults(Fault("put", "die_after" if name.startswith("runs") else "die", name=name)):
+        back_up(mingus)
+
+
+def test_killed_at_every_put_nothing_is_left_behind(make_redis: MakeRedis, workspace: Path) -> None:
+    with installed(make_redis, workspace) as (server, mingus):
+        fill(server)
+        for name in ("runs/*.start", "packs/*", "snapshots/*", "runs/*.end"):
+            interrupted(mingus, name)
+            assert percentage(server) == 75
+            assert len(mingus.manifests()) == (1 if name == "runs/*.end" else 0)
+        back_up(mingus)
+        assert digest(restored(make_redis, mingus)) == digest(server)
+
+
+def test_two_at_once_do_no_harm(make_redis: MakeRedis, workspace: Path) -> None:
+    with installed(make_redis, workspace) as (server, mingus):
+        fill(server)
+        server.fill(5000)
+        failures: list[MingusError] = []
+
+        def run() -> None:
+            try:
+                back_up(mingus)
+            except MingusError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=run) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert percentage(server) == 75
+        assert len(mingus.manifests()) == 3
+        assert digest(restored(make_redis, mingus)) == digest(server)
+
+
+# -- points in time -----------------------------------------------------------------------------------------------
+
+
+def test_a_second_of_an_annotated_file_is_a_place_to_end(make_redis: MakeRedis, workspace: Path) -> None:
+    with installed(make_redis, workspace, aof_timestamp_enabled="yes") as (server, mingus):
+        fill(server)
+        then, seconds = digest(server), int(server.client().time()[0])
+        wait_until(lambda: int(server.client().time()[0]) > seconds + 1, "two seconds pass")
+        fill(server)
+        back_up(mingus)
+        between = datetime.fromtimestamp(seconds + 1, UTC)
+        with mingus.opened() as repository:
+            found = recovery.plan(repository, SOURCE, f"time:{between.isoformat()}", context=mingus.context())
+            files = {
+                f"appendonlydir/{found.base_name}": mingus.files(found.snapshot)[found.base.decode()],
+                f"appendonlydir/{found.increment_name}": b"".join(found.commands()),
+                "appendonlydir/appendonly.aof.manifest": found.manifest.encode(),
+            }
+            with pytest.raises(NotRestorable):
+                recovery.plan(repository, SOURCE, "time:2020-01-01", context=mingus.context())
+        assert digest(serve(make_redis, files)) == then
+        report = windows(mingus.settings, SOURCE, "first", context=mingus.context())
+        (window,) = report.repositories[0]["windows"]
+        assert (window["form"], window["start_offset"]) == ("aof", 0)
+        assert proven(mingus).ok

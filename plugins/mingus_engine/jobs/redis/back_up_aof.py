@@ -27,8 +27,7 @@ from mingus_engine.repository import names, runs, writer
 from mingus_engine.repository.repository import Repository
 from mingus_engine.repository.reusable import Candidate
 from mingus_engine.repository.writer import UNUSABLE
-from mingus_engine.settings import RedisConnection, Settings, SourceSettings
-from mingus_engine.sources.base import Finished
+from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources.redis import aof_setting
 from mingus_engine.sources.redis.aof import AofBackup
 
@@ -112,9 +111,9 @@ def _attempt(
             value=value, cancel=context.cancel, log=context.log, choose_parent=job.choose_parent,
         )  # fmt: skip
         stack.callback(backup.close)
-        backup.open(_server(client, conn))
+        backup.open()
         job.store(backup.items(), backup.expected_bytes())
-        finished = _complete(backup.finish(), client, conn)
+        finished = backup.finish()
         job.store_made(finished.files)
         manifest = job.commit(finished, position=backup.position, form=_FORM, method="blocks")
     return RedisAofReport(
@@ -176,27 +175,3 @@ def _configured(client: redis.Redis, source: SourceSettings) -> int | None:
         with mapped(source.redis.connection, "reading INFO server"):
             file = str(client.info("server").get("config_file", ""))
     return aof_setting.configured_value(Path(file)) if file else None
-
-
-# -- facts ------------------------------------------------------------------------------------------------------------
-
-
-def _server(client: redis.Redis, conn: RedisConnection) -> dict[str, Any]:
-    with mapped(conn, "reading INFO"):
-        info = client.info("server") | client.info("replication")
-    engine = "valkey" if info.get("server_name") == "valkey" else "redis"
-    return {"engine": engine, "version": str(info.get("valkey_version") or info["redis_version"]), "info": info}
-
-
-def _complete(finished: Finished, client: redis.Redis, conn: RedisConnection) -> Finished:
-    """With what every snapshot of Redis holds besides its data."""
-    server = _server(client, conn)
-    info = server.pop("info")
-    shard = {
-        "name": "",
-        "address": conn.socket or f"{conn.host}:{conn.port}",
-        "role": str(info.get("role", "")),
-        "run_id": str(info.get("run_id", "")),
-        "replid": str(info.get("master_replid", "")),
-    }
-    return Finished(files=finished.files, facts={**server, **finished.facts, "shards": [shard]}, checks=finished.checks)

@@ -28,6 +28,7 @@ from mingus_engine.redis.client import mapped, place
 from mingus_engine.settings import RedisConnection, RedisSettings
 from mingus_engine.sources.base import ChooseParent, FileKind, Finished, Item, SourceFile
 from mingus_engine.sources.redis import aof_setting
+from mingus_engine.sources.redis.aof_around import Around
 from mingus_engine.sources.redis.aof_files import AofFiles, NotYet, OpenFile
 
 _POLL_S = 0.1
@@ -86,19 +87,21 @@ class AofBackup:
         self._settings, self._conn, self._client = settings, conn, client
         self._value, self._cancel, self._log = value, cancel, log
         self._choose_parent = choose_parent
-        self._notes: list[Check] = []
+        self._around = Around(settings, conn)
+        self._notes = self._around.checks
         self._files: AofFiles | None = None
         self._facts: dict[str, Any] = {}
         self.position = 0
 
-    def open(self, facts: Mapping[str, Any]) -> None:
-        """Open the files; ask for the parent of an incremental backup. *facts*: what is known of the server.
+    def open(self) -> None:
+        """Open the files; ask for the parent of an incremental backup.
 
         :raises SourceUnsupported: there is no append-only file, or the directory is not this server's.
         :raises BackupBroken: the files did not become whole in time. :raises Damaged: they are not what Redis writes.
         """
         directory = Path(self._settings.data_directory) / self._config("appenddirname", aof.DEFAULT_DIRECTORY)
         filename = self._config("appendfilename", aof.DEFAULT_FILENAME)
+        self._around.before()
         started_at = self._appended()
         try:
             with aof_setting.held_at_zero(self._client, self._conn, self._value, self._log):
@@ -109,16 +112,21 @@ class AofBackup:
             # The look at the manifest before and after tells whether a rewrite came in between.
             self._notes.append(Check("aof rewrites held", True, f"could not be: {error.message}"))
             self._files = self._whole_files(directory, filename)
-        parent = self._choose_parent({**facts, "form": "aof", "started_at": started_at})
+        self._around.after()
+        parent = self._choose_parent({"form": "aof", "started_at": started_at})
         known = _known(parent.facts if parent is not None else {})
         stamps = self._files.examine(lambda file: _found_whole(file, known), self._checkpoint)
         files = self._files
         cut = files.files[-1]
         if cut.whole < cut.size:
             self._log(f"{cut.entry.name}: {cut.size - cut.whole} bytes of an unfinished command are left out")
+        then = parent.facts if parent is not None else {}
         self._facts = {
+            **self._around.facts(),
+            "rdb_version": files.base.version if files.base is not None else int(then.get("rdb_version", 0)),
             "form": "aof",
             "started_at": started_at,
+            "stopped_at": started_at,
             "aof": {
                 "directory": directory.name,
                 "manifest": files.manifest_name,
@@ -155,10 +163,12 @@ class AofBackup:
         """The manifest as it was, and the facts of the files."""
         files = self._opened()
         manifest = self._meta(files.manifest_name, files.manifest_status, len(files.manifest_raw))
-        return Finished(files=[(manifest, files.manifest_raw)], facts=self._facts, checks=self._notes)
+        made = [(manifest, files.manifest_raw), *self._around.files()]
+        return Finished(files=made, facts=self._facts, checks=self._notes)
 
     def close(self) -> None:
-        """Close the files. Idempotent."""
+        """Close the files and the connection. Idempotent."""
+        self._around.close()
         if self._files is not None:
             self._files.close()
 
@@ -227,6 +237,7 @@ class AofBackup:
                 waiting = target - int(state["aof_current_size"])
                 detail = f"{waiting} bytes of commands were not appended within {_APPENDED_WITHIN_S:g} s"
                 self._notes.append(Check("appended in time", False, detail))
+                self._around.forget_sample()
                 break
             self._pause()
             state = self._persistence()

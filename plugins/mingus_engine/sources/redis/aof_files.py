@@ -18,7 +18,8 @@ from mingus_engine.errors import BackupBroken, Damaged, SourceDenied, SourceErro
 from mingus_engine.redis import aof
 from mingus_engine.redis.aof import BASE, MANIFEST_SUFFIX, AofFile, AofManifest
 from mingus_engine.redis.aof_commands import Scanner, Stamp
-from mingus_engine.redis.rdb_check import RdbCheck
+from mingus_engine.redis.rdb_check import RdbCheck, RdbFacts
+from mingus_engine.redis.rdb_statistics import statistics
 
 _MANIFEST_MAX_BYTES = 4 * bounds.MIB
 _READ_BYTES = bounds.MIB
@@ -62,6 +63,8 @@ class OpenFile:
 class AofFiles:
     """The open files; closed by ``close``.
 
+    :ivar base: what the base says of itself, once it was examined; ``None``: it is no RDB, or was known.
+
     :param directory: the server's ``appenddirname`` inside its data directory. :param filename: ``appendfilename``.
     :raises NotYet: no manifest, or not all that a server needs: see :meth:`AofManifest.trouble`.
     :raises SourceDenied: it may not be read.
@@ -70,6 +73,7 @@ class AofFiles:
     def __init__(self, directory: Path, filename: str) -> None:
         self.directory = directory
         self._closing = ExitStack()
+        self.base: RdbFacts | None = None
         path = directory / f"{filename}{MANIFEST_SUFFIX}"
         try:
             raw = _small(path)
@@ -113,7 +117,7 @@ class AofFiles:
             last = number == len(self.files) - 1
             start = known(file)
             if file.entry.kind == BASE and os.pread(file.handle, 6, 0).startswith(_RDB_MAGICS):
-                self._examine_rdb(file, start, checkpoint)
+                self.base = self._examine_rdb(file, start, checkpoint)
                 continue
             try:
                 found, file.whole = _scanned(file, start, checkpoint)
@@ -140,16 +144,18 @@ class AofFiles:
         return OpenFile(entry, handle, status)
 
     @staticmethod
-    def _examine_rdb(file: OpenFile, known: int, checkpoint: Callable[[], None]) -> None:
+    def _examine_rdb(file: OpenFile, known: int, checkpoint: Callable[[], None]) -> RdbFacts | None:
+        file.whole = file.size
         if known == file.size:
-            file.whole = known
-            return
+            return None
         check = RdbCheck(file.entry.name)
         for chunk in file.chunks():
             checkpoint()
             check.feed(chunk)
-        check.finish()
-        file.whole = file.size
+        found = check.finish()
+        if not found.checksum:  # only walking from end to end tells
+            statistics(file.chunks(), file.entry.name, checkpoint=checkpoint)
+        return found
 
 
 def _scanned(file: OpenFile, start: int, checkpoint: Callable[[], None]) -> tuple[list[Stamp], int]:
