@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from mingus_engine.errors import (
 from mingus_engine.jobs.back_up import back_up
 from mingus_engine.jobs.redis.back_up import RedisBackUpReport
 from mingus_engine.redis import sample
+from mingus_engine.settings import Secret, SourceSettings
 from tests.support.fixtures import MakeRedis
-from tests.support.redis import RedisServer
+from tests.support.redis import BACKUP_RIGHTS, RedisServer
 from tests.support.redis_installation import SOURCE, RedisInstallation, digest
 
+ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "#!lua name=money\nredis.register_function('cents', function(keys, args) return 100 end)"
 
 
@@ -203,11 +206,20 @@ def test_missing_rights_beside_the_rdb_are_said_and_cost_nothing_else(make_redis
         snapshot(mingus)
 
 
-def _with_password(mingus: RedisInstallation, word: str) -> Any:
-    from dataclasses import replace
+def test_the_documented_rights_are_enough_for_a_whole_snapshot(make_redis: MakeRedis, install: Any) -> None:
+    server = make_redis()
+    furnish(server)
+    server.execute("ACL", "SETUSER", "backup", "on", ">x", *BACKUP_RIGHTS.split())
+    mingus = install(server, connection={**server.tcp(), "user": "backup", "password_env": "NOT_SET"})
+    mingus.settings = mingus.settings.with_source(_with_password(mingus, "x"))
+    report = snapshot(mingus)
+    assert not [check for check in report.checks if check["name"] == "what is stored beside the RDB"]
+    assert mingus.facts(mingus.manifests()[-1])["shards"][0]["sample"]["keys"] == 554
+    text = " ".join((ROOT / "docs" / "OPERATIONS.md").read_text().split())
+    assert all(right in text for right in BACKUP_RIGHTS.split())
 
-    from mingus_engine.settings import Secret
 
+def _with_password(mingus: RedisInstallation, word: str) -> SourceSettings:
     source = mingus.settings.source(SOURCE)
     connection = replace(source.redis.connection, password=Secret(word))
     return replace(source, redis=replace(source.redis, connection=connection))

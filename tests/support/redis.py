@@ -35,6 +35,11 @@ DEFAULTS: dict[str, str] = {
     "enable-debug-command": "yes",
     "maxclients": "256",
 }
+#: What a user needs to take snapshots and check them beforehand; docs/OPERATIONS.md has the same.
+BACKUP_RIGHTS = (
+    "~* +ping +psync +replconf +info +config|get +acl|list +acl|whoami +acl|dryrun +function|dump +function|list"
+    " +module|list +select +scan +type +pexpiretime +memory|usage +get +lrange +smembers +zrange +hgetall +xinfo|stream"
+)
 
 
 class RedisServer:

@@ -102,10 +102,16 @@ class _Checking:
             )  # fmt: skip
 
     def source(self, source_id: str) -> Iterator[Check]:
-        """Of one source."""
-        from mingus_engine.sources.postgres.check import check_source
+        """Of one source, by what knows its kind."""
+        source = self._settings.source(source_id)
+        if source.kind == "redis":
+            from mingus_engine.sources.redis.check import check_source as check_redis
 
-        yield from check_source(self._settings.source(source_id), self._context.cancel)
+            yield from check_redis(source, self._context.cancel)
+        else:
+            from mingus_engine.sources.postgres.check import check_source
+
+            yield from check_source(source, self._context.cancel)
 
 
 def _counted(settings: Settings) -> str:

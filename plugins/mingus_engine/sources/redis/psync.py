@@ -53,7 +53,7 @@ def full_sync(link: Link, timeout_s: float, *, rdb_only: bool = True) -> FullSyn
     deadline = time.monotonic() + timeout_s
     link.command("REPLCONF", "capa", "eof", "capa", "psync2")
     _optional(link, "listening-port", NO_PORT)
-    rdb_only = rdb_only and _optional(link, "rdb-only", 1)
+    rdb_only = rdb_only and knows_rdb_only(link)
     link.send("PSYNC", "?", -1)
     text = _next_line(link, deadline, timeout_s).decode("utf-8", "replace")
     if text.startswith("-"):
@@ -62,6 +62,11 @@ def full_sync(link: Link, timeout_s: float, *, rdb_only: bool = True) -> FullSyn
     if match is None:
         raise SourceUnsupported(f"{place(link.conn)}: PSYNC: answered {text[:200]!r}")
     return FullSync(match[1], int(match[2]), _framing(link, _next_line(link, deadline, timeout_s)), rdb_only)
+
+
+def knows_rdb_only(link: Link) -> bool:
+    """Ask for the RDB alone; whether the server knows that."""
+    return _optional(link, "rdb-only", 1)
 
 
 def _optional(link: Link, option: str, value: int) -> bool:
