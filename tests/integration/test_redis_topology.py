@@ -15,7 +15,7 @@ from mingus_engine.jobs.redis.back_up import RedisBackUpReport
 from tests.integration.trouble import at_first, raises
 from tests.support.fixtures import MakeRedis, MakeRedisCluster
 from tests.support.processes import run, wait_until
-from tests.support.redis import RedisServer, free_port
+from tests.support.redis import BACKUP_RIGHTS, RedisServer, free_port
 from tests.support.redis_installation import SOURCE, RedisInstallation, digest
 
 
@@ -57,7 +57,8 @@ def test_a_healthy_replica_is_read_instead_of_the_primary(make_redis: MakeRedis,
     primary.fill(100)
     replica = following(make_redis, primary, requirepass="x", masterauth="x")
     primary.fill(100)
-    wait_until(lambda: primary.info()["slave0"]["lag"] == 0, "the replica has it")
+    written = primary.info()["master_repl_offset"]
+    wait_until(lambda: replica.info()["slave_repl_offset"] >= written > 0, "the replica has it")
     mingus = install(primary, connection=primary.tcp())
     saves = primary.info()["total_forks"]
     report = snapshot(mingus)
@@ -143,15 +144,17 @@ def test_a_primary_that_persists_nothing_is_warned_of(make_redis: MakeRedis, ins
 
 
 def test_sentinels_say_which_server_is_the_primary_also_after_a_failover(
-    make_redis: MakeRedis, make_sentinel: MakeRedis, install: Any
+    make_redis: MakeRedis, make_sentinel: MakeRedis, install: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     primary = make_redis(requirepass="x", masterauth="x")
     primary.fill(100)
     replica = following(make_redis, primary, requirepass="x", masterauth="x")
-    sentinel = make_sentinel(primary)
+    sentinel = make_sentinel(primary, user="asker on >word +sentinel|get-master-addr-by-name +sentinel|replicas +ping")
     wait_until(lambda: len(sentinel.execute("SENTINEL", "REPLICAS", "mymaster", raw=True)) == 1, "it found the replica")
     sentinels = [f"127.0.0.1:{free_port()}", f"127.0.0.1:{sentinel.port}"]  # nobody listens at the first
-    how = {"sentinels": sentinels, "sentinel_master": "mymaster", "user": ""}
+    monkeypatch.setenv("ASKERS_WORD", "word")
+    how = {"sentinels": sentinels, "sentinel_master": "mymaster", "user": "", "sentinel_user": "asker",
+           "sentinel_password_env": "ASKERS_WORD"}  # fmt: skip
     mingus = install(primary, connection=how, prefer_replica=False)
     assert read_from(snapshot(mingus)).startswith(f"primary 127.0.0.1:{primary.port}")
     replicating = install(primary, connection=how)
@@ -280,7 +283,7 @@ def test_a_cluster_over_tls_by_an_acl_user(make_redis_cluster: MakeRedisCluster,
     files = {f"tls_{name}_file": workspace / f"tls.{end}" for name, end in (("cert", "crt"), ("key", "key"))}
     cluster = make_redis_cluster(
         2, **files, tls_ca_cert_file=workspace / "tls.crt", tls_port=free_port, tls_cluster="yes",
-        tls_auth_clients="no", user="backup on >word ~* +@all",
+        tls_auth_clients="no", user=f"backup on >word {BACKUP_RIGHTS} +cluster|slots +cluster|nodes +readonly",
     )  # fmt: skip
     cluster.fill(100)
     mingus = install(
@@ -290,4 +293,6 @@ def test_a_cluster_over_tls_by_an_acl_user(make_redis_cluster: MakeRedisCluster,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("A_WORD", "word")
-        assert snapshot(mingus).keys == 100
+        report = snapshot(mingus)
+    assert report.keys == 100
+    assert not [check for check in report.checks if "not stored" in check["detail"]]

@@ -15,6 +15,7 @@ import redis
 from mingus_engine.errors import BackupBroken, SettingsError, SourceError, SourceUnreachable, SourceUnsupported
 from mingus_engine.redis.client import ask, connected, mapped, node_of, place
 from mingus_engine.settings import RedisConnection
+from mingus_engine.sources.redis.server import read_info
 
 SLOTS = 16384
 
@@ -64,9 +65,9 @@ def _by_sentinels(conn: RedisConnection) -> Shard:
                     raise SourceUnsupported(f"{place(asked)}: this Sentinel knows no {conn.sentinel_master!r}")
                 primary = node_of(conn, _text(found[0]), int(found[1]))
                 replicas = [_pairs(one) for one in ask(client, "SENTINEL", "REPLICAS", conn.sentinel_master)]
-            with connected(primary, raw=True) as client, mapped(primary, "asking for its role"):
-                role = _text(ask(client, "ROLE")[0])
-            if role != "master":
+            with connected(primary, raw=True) as client:
+                wrong = read_info(client, primary).is_replica
+            if wrong:
                 raise SourceUnreachable(f"{place(primary)}: is no primary, although a Sentinel says so")
             return Shard("", primary, [node_of(conn, r["ip"], int(r["port"])) for r in replicas if _may_serve(r)])
         except SourceError as error:
