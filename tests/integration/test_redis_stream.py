@@ -14,7 +14,9 @@ import pytest
 from mingus_engine.errors import NotRestorable
 from mingus_engine.jobs.redis import recovery
 from mingus_engine.jobs.redis.drain_stream import RedisStreamReport, drain_stream
+from mingus_engine.jobs.redis.restore import restore_redis
 from mingus_engine.jobs.redis.windows import windows
+from mingus_engine.jobs.verify import verify
 from tests.integration.test_redis_aof import fill
 from tests.support.fixtures import MakeRedis
 from tests.support.processes import wait_until
@@ -215,3 +217,29 @@ def test_a_promotion_is_gone_on_with_under_the_new_history(make_redis: MakeRedis
         assert digest(recovered(make_redis, mingus)) == digest(replica)
         found = windows(mingus.settings, SOURCE, "first", context=mingus.context())
         assert len(found.repositories[0]["windows"]) == 1
+
+
+def test_a_moment_is_restored_and_proven_from_the_recorded_commands(make_redis: MakeRedis, workspace: Path) -> None:
+    with installed(make_redis, workspace) as (server, mingus):
+        drain(mingus)
+        fill(server)
+        first = drain(mingus)
+        then = digest(server)
+        server.client().flushall()
+        drain(mingus)
+        found = restore_redis(
+            mingus.settings, SOURCE, directory=workspace / "restored", to=f"time:{first.reaches}",
+            context=mingus.context(), repository="first",
+        )  # fmt: skip
+        assert found.snapshot == mingus.manifests()[0].ulid
+        files = {
+            str(path.relative_to(workspace / "restored")): path.read_bytes()
+            for path in (workspace / "restored").rglob("*")
+            if path.is_file()
+        }
+        assert digest(serve(make_redis, files)) == then
+        report = verify(
+            mingus.settings, SOURCE, repository="first", to=f"time:{first.reaches}", context=mingus.context()
+        )  # fmt: skip
+        assert report.ok, report.checks
+        assert report.rpo_s is not None

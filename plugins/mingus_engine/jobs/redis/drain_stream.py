@@ -170,7 +170,8 @@ class _Drain:
     def report(self, seconds: float) -> RedisStreamReport:
         """The job's report."""
         totals = self._totals
-        reached = self._sample if self._sample.offset <= totals.stored_to else totals.sample
+        samples = [s for s in (self._sample, totals.sample) if s.offset <= totals.stored_to]
+        reached = max(samples, key=lambda s: s.clock_us, default=Sample())
         return RedisStreamReport(
             job="record commands",
             source=self._source.id,
