@@ -61,6 +61,7 @@ def connect(
         "ssl_certfile": conn.cert_file or None,
         "ssl_keyfile": conn.key_file or None,
         "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        "redis_connect_func": _read_something,
     }
     client = redis.Redis(
         host=conn.host,
@@ -87,6 +88,14 @@ def connect(
         client.close()
         raise
     return client
+
+
+def _read_something(connection: Any) -> None:
+    """Log in, and read an answer: what TLS itself sends after the handshake would look like one to redis-py."""
+    connection.on_connect()
+    with suppress(redis.ResponseError, redis.AuthenticationError, redis.exceptions.BusyLoadingError):
+        connection.send_command("PING")
+        connection.read_response()
 
 
 @contextmanager

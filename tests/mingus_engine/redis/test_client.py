@@ -93,6 +93,10 @@ def test_tls_verifies_the_certificate_and_its_name(make_redis: MakeRedis, worksp
     both_fail(dataclasses.replace(conn, host="127.0.0.1"), SourceUnsupported)  # the certificate names another
     both_fail(dataclasses.replace(conn, ca_file=""), SourceUnsupported)
     both_fail(dataclasses.replace(conn, ca_file=str(workspace / "elsewhere.crt")), SourceUnsupported)
+    # Without a password nothing was said before the first command.
+    server.execute("CONFIG", "SET", "requirepass", "")
+    server.password = None
+    both_answer(dataclasses.replace(conn, password=None, password_env=""))
     # The server refuses after the handshake, or cuts the connection first.
     both_fail(dataclasses.replace(conn, cert_file="", key_file=""), SourceError)
     # TLS to a plain port, where the server waits for the end of a command that never ends.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mingus_engine.jobs.context import JobContext
-from mingus_engine.jobs.redis.into import Chunks, StoredRdb
+from mingus_engine.jobs.redis.into import Chunks, Into, Plan, StoredRdb
 from mingus_engine.settings import RedisConnection
 from mingus_engine.targets.redis.running import RunningRedis
 from tests.support.redis import RedisServer
@@ -31,3 +31,10 @@ def opened(server: RedisServer, context: JobContext | None = None, **connection:
     conn = RedisConnection(**{**server.tcp(), "password_env": "", **connection})
     with RunningRedis(conn, "staging", (context or JobContext()).cancel) as target:
         yield target
+
+
+def restore(server: RedisServer, data: bytes, context: JobContext | None = None, **plan: Any) -> dict[str, Any]:
+    """Restore the RDB *data* into *server*. :param plan: fields of ``Plan``."""
+    context = context or JobContext()
+    with opened(server, context) as target:
+        return Into(target, [stored(data)], Plan(**plan), context, origin="Redis 7.0.15").run()

@@ -1,4 +1,4 @@
-"""Restoring keys into a cluster: each at the node of its slot, also while slots move."""
+"""Restoring keys into a cluster: each at the node of its slot, also while slots move; by Sentinels, and over TLS."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from mingus_engine.errors import TargetError, TargetNotEmpty
+from mingus_engine.errors import TargetError, TargetNotEmpty, TargetUnreachable
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.redis.into import Into, Plan
+from mingus_engine.jobs.redis.restore_into import opened_target
 from mingus_engine.redis.rdb import Key, RdbWalk
+from mingus_engine.settings import DestinationSettings, RedisConnection, RedisDestination
 from tests.mingus_engine.jobs.redis.restoring import opened, saved, stored
-from tests.support.fixtures import MakeRedis
-from tests.support.redis import RedisServer
-from tests.support.redis_clusters import SLOTS, move_slot, start_cluster
+from tests.support.fixtures import MakeRedis, MakeRedisCluster
+from tests.support.processes import run, wait_until
+from tests.support.redis import RedisServer, free_port
 from tests.support.redis_data import LIBRARY
 
 COUNT = 3000
+SLOTS = 16384
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +47,18 @@ def names(data: bytes) -> list[bytes]:
     return [item.name for item in RdbWalk([data]) if isinstance(item, Key)]
 
 
-def test_every_key_goes_to_the_node_of_its_slot(data: bytes, make_redis: MakeRedis) -> None:
-    nodes = start_cluster(make_redis)
+def move_slot(slot: int, origin: RedisServer, target: RedisServer, *, done: bool = True) -> None:
+    """Move an empty slot; not *done* = leave it half moved: *origin* asks for keys that it lacks to be asked there."""
+    there, here = (node.cli("CLUSTER", "MYID").strip() for node in (target, origin))
+    target.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", here)
+    origin.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", there)
+    if done:
+        for node in (target, origin):
+            node.execute("CLUSTER", "SETSLOT", slot, "NODE", there)
+
+
+def test_every_key_goes_to_the_node_of_its_slot(data: bytes, make_redis_cluster: MakeRedisCluster) -> None:
+    nodes = make_redis_cluster().nodes
     bounds = [SLOTS * number // 3 for number in range(4)]
     expected = [sum(bounds[n] <= key_slot(name) < bounds[n + 1] for name in names(data)) for n in range(3)]
     found = restore(nodes[1], data, functions=True)  # any node is as good
@@ -60,8 +73,8 @@ def test_every_key_goes_to_the_node_of_its_slot(data: bytes, make_redis: MakeRed
     assert restore(nodes[2], data, conflict="replace")["replaced"] == COUNT
 
 
-def test_a_slot_that_moves_half_way_is_followed(data: bytes, make_redis: MakeRedis) -> None:
-    nodes = start_cluster(make_redis)
+def test_a_slot_that_moves_half_way_is_followed(data: bytes, make_redis_cluster: MakeRedisCluster) -> None:
+    nodes = make_redis_cluster().nodes
     moving = [key_slot(name) for name in names(data)[:40] if key_slot(name) < SLOTS // 3]
     with opened(nodes[0], cluster=True) as target:
         # Both behind the back of what was just asked for the slots.
@@ -75,18 +88,50 @@ def test_a_slot_that_moves_half_way_is_followed(data: bytes, make_redis: MakeRed
         assert held[0] == 0, (number, slot)
 
 
-def test_a_cluster_has_one_database(make_redis: MakeRedis) -> None:
+def test_a_cluster_has_one_database(make_redis: MakeRedis, make_redis_cluster: MakeRedisCluster) -> None:
     server = make_redis()
     server.execute("SET", "a", "1", database=4)
     other = saved(server)
-    nodes = start_cluster(make_redis, 1)
+    nodes = make_redis_cluster(1).nodes
     with pytest.raises(TargetError, match="is a cluster, which has database 0 alone; the snapshot has keys in 4"):
         restore(nodes[0], other)
     assert restore(nodes[0], other, database_map={4: 0})["restored"] == 1
 
 
-def test_a_cluster_without_all_its_slots_is_refused(data: bytes, make_redis: MakeRedis) -> None:
-    (node,) = start_cluster(make_redis, 1)
+def test_a_cluster_without_all_its_slots_is_refused(data: bytes, make_redis_cluster: MakeRedisCluster) -> None:
+    (node,) = make_redis_cluster(1).nodes
     node.execute("CLUSTER", "DELSLOTS", 77)
     with pytest.raises(TargetError, match="1 slots of the cluster belong to no node"):
         restore(node, data)
+
+
+def test_the_primary_that_sentinels_name_is_restored_into(
+    data: bytes, make_redis: MakeRedis, make_sentinel: MakeRedis
+) -> None:
+    primary = make_redis()
+    replica = make_redis(replicaof=primary)
+    sentinel = make_sentinel(primary)
+    connection = RedisConnection(
+        sentinels=(f"127.0.0.1:{sentinel.port}",), sentinel_master="mymaster", user="", sentinel_user="",
+        password_env="", sentinel_password_env="",
+    )  # fmt: skip
+    chosen = DestinationSettings("staging", kind="redis", redis=RedisDestination(connection))
+    with opened_target(chosen, JobContext()) as target:
+        assert Into(target, [stored(data)], Plan(), JobContext()).run()["restored"] == COUNT
+    wait_until(lambda: replica.execute("DBSIZE") == COUNT, "the replica has the keys, too")
+    sentinel.kill()
+    with pytest.raises(TargetUnreachable, match="destination staging: no Sentinel"):
+        opened_target(chosen, JobContext())
+
+
+def test_it_goes_over_tls(data: bytes, make_redis: MakeRedis, workspace: Path) -> None:
+    certificate, key, port = workspace / "localhost.crt", workspace / "localhost.key", free_port()
+    run(["openssl", "req", "-new", "-x509", "-days", "1", "-nodes", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-out", certificate, "-keyout", key])  # fmt: skip
+    server = make_redis(
+        tls_port=port, tls_cert_file=certificate, tls_key_file=key, tls_ca_cert_file=certificate, tls_auth_clients="no",
+    )  # fmt: skip
+    with opened(server, host="localhost", port=port, tls=True, ca_file=str(certificate)) as target:
+        assert Into(target, [stored(data)], Plan(), JobContext()).run()["restored"] == COUNT
+    with pytest.raises(TargetError, match="certificate"), opened(server, host="localhost", port=port, tls=True):
+        pass
