@@ -28,7 +28,7 @@ The same by hand, on the machine of the worker, also when Airflow is down:
 
 ```
 mingus check sessions
-mingus backup sessions --aof
+mingus redis aof sessions
 mingus windows sessions        # from when to when it can be restored
 ```
 """

@@ -41,7 +41,7 @@ from airflow.sdk import DAG, Param
 
 from mingus_airflow.operators import RedisRecoveryPlanOperator, RedisRestoreOperator
 from mingus_airflow.recovering import TEXT, common_fields, destinations, recover
-from mingus_airflow.recovery_redis import CONFLICTS
+from mingus_airflow.recovery_redis import CONFLICTS, FORMS
 from mingus_airflow.wiring import load_settings, wiring
 
 SETTINGS = load_settings()
@@ -70,6 +70,14 @@ with DAG(
             section=FILES,
             title="Directory",
             description="Absolute, on the worker; empty or not there.",
+        ),
+        "form": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, *FORMS],
+            section=FILES,
+            title="Form",
+            description="As an RDB, or as an append-only file; empty = as the server was configured.",
         ),
         "shard": Param(
             None, **TEXT, section=FILES, title="Shard", description="Of a cluster: only this one, as shard-0."

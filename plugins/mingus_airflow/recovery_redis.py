@@ -10,14 +10,16 @@ from mingus_airflow.recovery import EXTRACT, RESTORE, RecoveryOrder
 from mingus_engine.errors import SettingsError
 
 CONFLICTS = ("fail", "skip", "replace")
+FORMS = ("rdb", "aof")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RedisOrder(RecoveryOrder):
     """One recovery, as the form of ``recover_redis`` asks for it.
 
-    :param shard: of a cluster: only this one (``shard-0``), or its number. :param configuration: also write the
-        configuration beside the data, secrets included. :param acl: also write the users.
+    :param form: ``rdb`` or ``aof``; empty = as the server was configured.
+    :param shard: of a cluster: only this one (``shard-0``), or its number.
+    :param configuration: also write the configuration beside the data, secrets included. :param acl: also the users.
     :param keys: glob patterns of the keys that are wanted; none = all. :param databases: numbers; none = all.
     :param database_map: ``3=0`` each: what was in database 3 goes into 0.
     :param conflict: what becomes of a key that is there: ``fail`` (before anything is written), ``skip``, ``replace``.
@@ -27,10 +29,11 @@ class RedisOrder(RecoveryOrder):
     kind: ClassVar[str] = "redis"
     needs: ClassVar[Mapping[str, tuple[str, ...]]] = {RESTORE: ("directory",), EXTRACT: ("into",)}
     only: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("directory", "shard", "configuration", "acl"), RESTORE),
+        **dict.fromkeys(("directory", "form", "shard", "configuration", "acl"), RESTORE),
         **dict.fromkeys(("into", "keys", "databases", "database_map", "rate_keys_per_s", "functions"), EXTRACT),
     }
 
+    form: str = ""
     shard: str = ""
     configuration: bool = False
     acl: bool = False
@@ -48,6 +51,8 @@ class RedisOrder(RecoveryOrder):
             raise SettingsError(f"conflict {self.conflict!r} is none of {', '.join(CONFLICTS)}")
         if self.conflict != CONFLICTS[0] and self.mode != EXTRACT:
             raise SettingsError(f"the parameter 'conflict' is for mode {EXTRACT!r}, not {self.mode!r}")
+        if self.form not in ("", *FORMS):
+            raise SettingsError(f"form {self.form!r} is none of {', '.join(FORMS)}")
         if self.to and self.mode == EXTRACT:
             raise SettingsError(
                 "keys are restored into a server as they are in a snapshot: for a moment, restore to a directory"
@@ -60,7 +65,12 @@ class RedisOrder(RecoveryOrder):
 
     def files(self) -> dict[str, Any]:
         """Arguments of the engine's ``restore_redis`` that say what is written beside the data."""
-        return {"shard": self.shard or None, "configuration": self.configuration, "acl": self.acl}
+        return {
+            "form": self.form or None,
+            "shard": self.shard or None,
+            "configuration": self.configuration,
+            "acl": self.acl,
+        }
 
     def extraction(self) -> dict[str, Any]:
         """Arguments of the engine's ``restore_into`` that say which keys, where to and how.

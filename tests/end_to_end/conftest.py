@@ -19,11 +19,14 @@ from demo.supervisor import Airflow
 from tests.support.directories import make_directory
 from tests.support.postgres import SUPERUSER, PgCluster
 from tests.support.processes import wait_until
+from tests.support.redis import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
 DAG = "backup_postgres_full"
 RECOVERY = "recover_postgres"
+REDIS_DAG, REDIS_RECOVERY = "backup_redis_snapshot", "recover_redis"
 RUN_TIMEOUT_S = 240.0
+SESSIONS = 2000
 # Two operators who may do all that an operator may, and the account that asks who approved what.
 SERVICE = "mingus"
 USERS = {"alice": "op", "bob": "op", SERVICE: "viewer"}
@@ -36,6 +39,7 @@ class Installation:
     airflow: Airflow
     cluster: PgCluster
     database: str
+    redis: RedisServer
     home: Path
     secrets: dict[str, str]
     environment: dict[str, str]
@@ -109,9 +113,17 @@ def _settings(home: Path, cluster: PgCluster, database: str) -> dict[str, Any]:
             {"id": "ledger", **source},
             # A backup that takes half a minute, to be killed in the middle.
             {"id": "slow", **source, "max_rate_bytes_per_s": 1 << 20},
+            {
+                "id": "sessions",
+                "kind": "redis",
+                "redis": {"airflow_connection": "e2e_sessions"},
+                "repository": "primary",
+                "ship_to": ["offsite"],
+                "verify": {"scratch_directory": str(home / "scratch")},
+            },
         ],
         "destinations": [
-            {"name": "standby-site", "airflow_connection": "e2e_ledger", "connection": {"sslmode": "disable"}}
+            {"name": "standby-site", "airflow_connection": "e2e_ledger", "connection": {"sslmode": "disable"}},
         ],
         "airflow": {"retries": 1, "retry_delay_s": 1, "progress_interval_s": 1},
     }
@@ -125,7 +137,12 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
     connection = {"conn_type": "postgres", "host": "127.0.0.1", "port": pg15.port, "login": SUPERUSER}
     connection |= {"password": pg15.password, "extra": json.dumps({"sslmode": "disable"})}
     environment = {"MINGUS_CONFIG": str(home / "mingus.yaml"), "BACKUP_ENCRYPTION_KEY": key}
-    with pg15.temporary_database() as database:
+    # Its configuration file holds its password: not below what is searched for secrets.
+    redis = RedisServer(session_directory / "e2e-redis", {"requirepass": secrets.token_hex(12)})
+    sessions = {"conn_type": "redis", "host": "127.0.0.1", "password": redis.password}
+    with pg15.temporary_database() as database, redis.start():
+        redis.fill(SESSIONS, ttl_s=86400)
+        redis.fill(10, prefix="setting:")
         pg15.execute(
             'CREATE TABLE posting (id bigint PRIMARY KEY, side "char" NOT NULL, amount numeric(18,2) NOT NULL)',
             "INSERT INTO posting SELECT 2 * i + s, CASE s WHEN 0 THEN 'D' ELSE 'C' END::\"char\", 1 + i % 900"
@@ -136,14 +153,18 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
         airflow = Airflow(
             home / "airflow",
             mark=home,
-            environment={**environment, "AIRFLOW_CONN_E2E_LEDGER": json.dumps(connection)},
+            environment={
+                **environment,
+                "AIRFLOW_CONN_E2E_LEDGER": json.dumps(connection),
+                "AIRFLOW_CONN_E2E_SESSIONS": json.dumps({**sessions, "port": redis.port}),
+            },
             users=USERS,
         )
         service = {"conn_type": "http", "host": "127.0.0.1", "port": airflow.port, "schema": "http", "login": SERVICE}
         service["password"] = airflow.passwords[SERVICE]
         airflow.environment["AIRFLOW_CONN_MINGUS_API"] = json.dumps(service)
-        secret_texts = {"password": str(pg15.password), "key": key}
-        found = Installation(airflow, pg15, database, home, secret_texts, environment)
+        secret_texts = {"password": str(pg15.password), "key": key, "password of Redis": str(redis.password)}
+        found = Installation(airflow, pg15, database, redis, home, secret_texts, environment)
         try:
             airflow.migrate()
             for name in ("primary", "offsite"):
@@ -151,12 +172,21 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
                 found.secrets[f"escrow key of {name}"] = next(v for k, v in escrow.items() if k == "escrow_key")
             airflow.start()
             airflow.wait_healthy()
-            for dag in (DAG, RECOVERY):
+            for dag in (DAG, RECOVERY, REDIS_DAG, REDIS_RECOVERY):
                 airflow.api.wait_for_dag(dag)
                 airflow.api.unpause(dag)
             yield found
         finally:
             airflow.stop()
+
+
+@pytest.fixture(scope="session")
+def proven_sessions(installation: Installation) -> str:
+    """The id of a nightly run of Redis that went well: both repositories have its snapshot."""
+    run_id = installation.trigger(dag=REDIS_DAG)
+    state = installation.wait(run_id, dag=REDIS_DAG)
+    assert state == "success", installation.task_log(run_id, "source.back_up", dag=REDIS_DAG)
+    return run_id
 
 
 @pytest.fixture(scope="session")

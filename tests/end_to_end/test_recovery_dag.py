@@ -1,4 +1,4 @@
-"""The recovery with a real Airflow: a drill, an approved restore, and every way around the approval that is known.
+"""The recoveries with a real Airflow: a drill, an approved restore, and every way around the approval that is known.
 
 All runs are started together and answered together: what takes time is Airflow, not the restores.
 """
@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from demo.errors import DemoError
-from tests.end_to_end.conftest import DAG, RECOVERY, Installation
+from tests.end_to_end.conftest import DAG, RECOVERY, REDIS_DAG, REDIS_RECOVERY, SESSIONS, Installation
 from tests.support.directories import make_directory
 from tests.support.processes import wait_until
 
@@ -26,36 +26,38 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
 ]
+Runs = dict[tuple[str, str], "Run"]
 ENDED = ("success", "failed", "skipped", "upstream_failed")
 
 
 @dataclass
 class Run:
-    """One run of the recovery, asked for by alice."""
+    """One run of a recovery, asked for by alice."""
 
     installation: Installation
     run_id: str
     directory: Path
+    dag: str = RECOVERY
 
     @property
     def path(self) -> str:
-        return f"/dags/{RECOVERY}/dagRuns/{quote(self.run_id, safe='')}"
+        return f"/dags/{self.dag}/dagRuns/{quote(self.run_id, safe='')}"
 
     def as_user(self, user: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return self.installation.airflow.api_of(user).call(method, f"{self.path}{path}", body)
 
     def state(self, task_id: str) -> str:
-        return str(self.installation.task(self.run_id, task_id, dag=RECOVERY)["state"])
+        return str(self.installation.task(self.run_id, task_id, dag=self.dag)["state"])
 
     def states(self) -> dict[str, str]:
-        tasks = self.installation.airflow.api.tasks(RECOVERY, self.run_id)
+        tasks = self.installation.airflow.api.tasks(self.dag, self.run_id)
         return {task["task_id"]: str(task["state"]) for task in tasks}
 
     def log(self, task_id: str, attempt: int = 1) -> str:
-        return self.installation.task_log(self.run_id, task_id, attempt, dag=RECOVERY)
+        return self.installation.task_log(self.run_id, task_id, attempt, dag=self.dag)
 
     def report(self, task_id: str) -> Any:
-        return self.installation.airflow.api.report(RECOVERY, self.run_id, task_id)
+        return self.installation.airflow.api.report(self.dag, self.run_id, task_id)
 
     def wait_asked(self, attempt: int = 1) -> None:
         """Until the question is put and the scheduler has noted it.
@@ -97,7 +99,7 @@ class Run:
 
     def clear(self, user: str, *task_ids: str) -> None:
         body = {"dry_run": False, "dag_run_id": self.run_id, "task_ids": list(task_ids), "only_failed": False}
-        self.installation.airflow.api_of(user).call("POST", f"/dags/{RECOVERY}/clearTaskInstances", body)
+        self.installation.airflow.api_of(user).call("POST", f"/dags/{self.dag}/clearTaskInstances", body)
 
     def assert_refused(self, because: str, attempt: int = 1) -> None:
         """The restore task ended red, said why, and wrote nothing."""
@@ -113,49 +115,84 @@ EXTRACTED = "mingus_recovery"
 NAMES = ("good", "rejected", "own", "marked", "forged", "edited", "meddled")
 
 
-@pytest.fixture(scope="module")
-def snapshot(installation: Installation, proven: str) -> str:
-    return str(installation.airflow.api.report(DAG, proven, "source.back_up", 0)["snapshot"])
+@dataclass(frozen=True)
+class Kind:
+    """What differs between the kinds of sources.
+
+    :param proof: file of a restored directory without which no server starts.
+    """
+
+    source: str
+    backup: str
+    recovery: str
+    proof: str
+    start: str
+
+
+KINDS = {
+    "postgres": Kind("ledger", DAG, RECOVERY, "global/pg_control", "pg_ctl"),
+    "redis": Kind("sessions", REDIS_DAG, REDIS_RECOVERY, "dump.rdb", "redis-server"),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def runs(installation: Installation, snapshot: str) -> dict[str, Run]:
+def snapshots(installation: Installation, proven: str, proven_sessions: str) -> dict[str, str]:
+    """A snapshot of each kind."""
+    runs = {"postgres": proven, "redis": proven_sessions}
+    return {
+        name: str(installation.airflow.api.report(kind.backup, runs[name], "source.back_up", 0)["snapshot"])
+        for name, kind in KINDS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(installation: Installation, snapshots: dict[str, str]) -> dict[tuple[str, str], Run]:
     """A restore each, all asked for by alice, waiting for their approval."""
     alice = installation.airflow.api_of("alice")
     parent = make_directory(installation.home / "restored")
     made = {}
-    for name in NAMES:
-        directory = parent / name
-        order = {"source": "ledger", "mode": "restore", "snapshot": snapshot, "directory": str(directory)}
-        made[name] = Run(installation, alice.trigger(RECOVERY, order), directory)
-    order = {"source": "ledger", "mode": "extract", "what": installation.database, "into": "standby-site"}
-    order |= {"snapshot": snapshot, "new_name": EXTRACTED}
-    made["extract"] = Run(installation, alice.trigger(RECOVERY, order), parent / "extract")
+
+    def ask(kind: str, name: str, order: Mapping[str, Any]) -> None:
+        dag, directory = KINDS[kind].recovery, parent / f"{kind}-{name}"
+        whole = {"source": KINDS[kind].source, "snapshot": snapshots[kind], **order}
+        if whole["mode"] == "restore":
+            whole["directory"] = str(directory)
+        made[kind, name] = Run(installation, alice.trigger(dag, whole), directory, dag)
+
+    for kind in KINDS:
+        for name in NAMES:
+            ask(kind, name, {"mode": "restore"})
+    order = {"mode": "extract", "what": installation.database, "into": "standby-site", "new_name": EXTRACTED}
+    ask("postgres", "extract", order)
+    order = {"mode": "extract", "into": "sessions", "keys": ["session:*"], "database_map": ["0=5"]}
+    ask("redis", "extract", order)
     for run in made.values():
         run.wait_asked()
     return made
 
 
-def test_a_drill_triggered_at_a_terminal_needs_no_approval(installation: Installation, snapshot: str) -> None:
-    run_id = installation.trigger(dag=RECOVERY, source="ledger", mode="drill", snapshot=snapshot)
-    assert installation.wait(run_id, dag=RECOVERY) == "success"
-    report = installation.airflow.api.report(RECOVERY, run_id, "report")
+def test_a_drill_triggered_at_a_terminal_needs_no_approval(
+    installation: Installation, kind: str, snapshots: dict[str, str]
+) -> None:
+    dag = KINDS[kind].recovery
+    run_id = installation.trigger(dag=dag, source=KINDS[kind].source, mode="drill", snapshot=snapshots[kind])
+    assert installation.wait(run_id, dag=dag) == "success"
+    report = installation.airflow.api.report(dag, run_id, "report")
     assert (report["job"], report["ok"], report["checks_not_passed"]) == ("verify", True, [])
     assert report["rto_s"] > 0
-    assert Run(installation, run_id, Path("/nonexistent")).states() == {
-        "plan": "success",
-        "choose": "success",
-        "drill": "success",
-        "approve": "skipped",
-        "restore": "skipped",
-        "extract": "skipped",
-        "check": "skipped",
-        "report": "success",
-    }
+    states = Run(installation, run_id, Path("/nonexistent"), dag).states()
+    done = {name for name, state in states.items() if state == "success"}
+    assert done == {"plan", "choose", "drill", "report"}
+    assert {states[name] for name in states.keys() - done} == {"skipped"}
 
 
 def test_a_misspelt_parameter_or_an_impossible_order_is_refused_before_anybody_is_asked(
-    installation: Installation, snapshot: str
+    installation: Installation,
 ) -> None:
     alice = installation.airflow.api_of("alice")
     with pytest.raises(DemoError, match="was answered 400"):
@@ -174,8 +211,8 @@ def test_a_misspelt_parameter_or_an_impossible_order_is_refused_before_anybody_i
         assert run.wait_ended("approve") == "upstream_failed"
 
 
-def test_the_plan_and_the_question_say_what_will_happen(runs: dict[str, Run], snapshot: str) -> None:
-    run = runs["good"]
+def test_the_plan_and_the_question_say_what_will_happen(runs: Runs, kind: str, snapshots: dict[str, str]) -> None:
+    run, snapshot = runs[kind, "good"], snapshots[kind]
     plan = run.report("plan")
     assert plan["snapshot"] == snapshot
     assert plan["directory"] == str(run.directory)
@@ -185,22 +222,23 @@ def test_the_plan_and_the_question_say_what_will_happen(runs: dict[str, Run], sn
         assert said in detail["body"]
 
 
-def test_a_restore_that_somebody_else_approved_is_done_and_says_who(runs: dict[str, Run]) -> None:
-    run = runs["good"]
+def test_a_restore_that_somebody_else_approved_is_done_and_says_who(runs: Runs, kind: str) -> None:
+    run = runs[kind, "good"]
     run.answer("bob")
     assert run.wait_ended("restore") == "success", run.log("restore")
     assert run.wait_ended("report") == "success", run.states()
     report = run.report("report")
     assert (report["requested_by"], report["approved_by"]) == ("alice", "bob")
-    assert "pg_ctl" in report["start_hint"]
-    (check,) = run.report("check")["checks"]
-    assert (check["name"], check["ok"]) == ("manifest", True)
-    assert (run.directory / "global" / "pg_control").exists()
+    assert KINDS[kind].start in str(report)
+    assert (run.directory / KINDS[kind].proof).exists()
+    if kind == "postgres":
+        (check,) = run.report("check")["checks"]
+        assert (check["name"], check["ok"]) == ("manifest", True)
     assert "progress: " in run.log("restore") or report["duration_s"] < 2
 
 
-def test_a_database_is_extracted_as_another_one_on_another_server_once_approved(runs: dict[str, Run]) -> None:
-    run = runs["extract"]
+def test_a_database_is_extracted_as_another_one_on_another_server_once_approved(runs: Runs) -> None:
+    run = runs["postgres", "extract"]
     cluster = run.installation.cluster
     exists = "select count(*) from pg_database where datname = %s"
     assert cluster.value(exists, EXTRACTED) == 0
@@ -214,35 +252,51 @@ def test_a_database_is_extracted_as_another_one_on_another_server_once_approved(
     cluster.execute(f"drop database {EXTRACTED}")
 
 
-def test_a_cleared_restore_needs_a_new_approval(runs: dict[str, Run]) -> None:
-    run = runs["good"]
-    before = (run.directory / "global" / "pg_control").stat().st_mtime_ns
+def test_keys_of_a_pattern_are_restored_into_a_running_server_with_their_times_to_live(runs: Runs) -> None:
+    run = runs["redis", "extract"]
+    plan, redis = run.report("plan"), run.installation.redis
+    assert (plan["selected"], plan["other"], plan["conflict"]) == (SESSIONS, 10, "fail")
+    assert redis.execute("DBSIZE", database=5) == 0
+    run.answer("bob")
+    assert run.wait_ended("report") == "success", run.log("restore")
+    report = run.report("report")
+    assert (report["restored"], report["requested_by"], report["approved_by"]) == (SESSIONS, "alice", "bob")
+    assert redis.execute("DBSIZE", database=5) == SESSIONS
+    for command in ("GET", "PEXPIRETIME"):
+        assert redis.execute(command, "session:7", database=5) == redis.execute(command, "session:7") not in (None, -1)
+    redis.execute("FLUSHDB", database=5)
+
+
+def test_a_cleared_restore_needs_a_new_approval(runs: Runs, kind: str) -> None:
+    run = runs[kind, "good"]
+    proof = run.directory / KINDS[kind].proof
+    before = proof.stat().st_mtime_ns
     run.clear("alice", "restore")
     log = wait_until(lambda: (t := run.log("restore", 2)) and "NotApproved" in t and t, "the refusal", timeout_s=120)
     assert "used by an earlier try" in log
-    assert (run.directory / "global" / "pg_control").stat().st_mtime_ns == before
+    assert proof.stat().st_mtime_ns == before
 
 
-def test_a_rejected_restore_is_not_done(runs: dict[str, Run]) -> None:
-    run = runs["rejected"]
+def test_a_rejected_restore_is_not_done(runs: Runs, kind: str) -> None:
+    run = runs[kind, "rejected"]
     run.answer("bob", "Reject")
     assert run.wait_ended("restore") == "skipped"
     assert run.wait_ended("report") == "skipped"
     assert not run.directory.exists()
 
 
-def test_nobody_approves_an_own_request(runs: dict[str, Run]) -> None:
-    runs["own"].answer("alice")
-    runs["own"].assert_refused("asked for this recovery and cannot approve it as well")
+def test_nobody_approves_an_own_request(runs: Runs, kind: str) -> None:
+    runs[kind, "own"].answer("alice")
+    runs[kind, "own"].assert_refused("asked for this recovery and cannot approve it as well")
 
 
-def test_marking_the_approval_as_success_is_no_approval(runs: dict[str, Run]) -> None:
-    runs["marked"].as_user("alice", "PATCH", "/taskInstances/approve", {"new_state": "success"})
-    runs["marked"].assert_refused("no person has answered")
+def test_marking_the_approval_as_success_is_no_approval(runs: Runs, kind: str) -> None:
+    runs[kind, "marked"].as_user("alice", "PATCH", "/taskInstances/approve", {"new_state": "success"})
+    runs[kind, "marked"].assert_refused("no person has answered")
 
 
-def test_a_forged_answer_in_xcom_is_no_approval(runs: dict[str, Run]) -> None:
-    run = runs["forged"]
+def test_a_forged_answer_in_xcom_is_no_approval(runs: Runs, kind: str) -> None:
+    run = runs[kind, "forged"]
     answer = {
         "chosen_options": ["Approve"],
         "params_input": {},
@@ -255,9 +309,9 @@ def test_a_forged_answer_in_xcom_is_no_approval(runs: dict[str, Run]) -> None:
     run.assert_refused("no person has answered")
 
 
-def test_an_order_that_is_changed_after_the_question_was_put_is_not_what_was_approved(runs: dict[str, Run]) -> None:
-    run = runs["edited"]
-    elsewhere = run.directory.with_name("elsewhere")
+def test_an_order_that_is_changed_after_the_question_was_put_is_not_what_was_approved(runs: Runs, kind: str) -> None:
+    run = runs[kind, "edited"]
+    elsewhere = run.directory.with_name(f"{kind}-elsewhere")
     with sqlite3.connect(run.installation.home / "airflow" / "airflow.db", timeout=30) as database:
         ((conf,),) = database.execute("SELECT conf FROM dag_run WHERE run_id = ?", (run.run_id,))
         changed = {**json.loads(conf), "directory": str(elsewhere)}
@@ -268,8 +322,8 @@ def test_an_order_that_is_changed_after_the_question_was_put_is_not_what_was_app
     assert not elsewhere.exists()
 
 
-def test_who_clears_a_request_of_somebody_else_cannot_approve_it(runs: dict[str, Run]) -> None:
-    run = runs["meddled"]
+def test_who_clears_a_request_of_somebody_else_cannot_approve_it(runs: Runs, kind: str) -> None:
+    run = runs[kind, "meddled"]
     run.answer("alice")
     run.assert_refused("cannot approve it as well")
     run.clear("bob", "approve", "restore")

@@ -100,6 +100,8 @@ class TestRedis:
             ({"directory": "/x"}, "'directory' is for mode 'restore'"),
             ({"into": "redis://evil.example/0"}, "not an address"),
             ({"into": ""}, "needs the parameter 'into'"),
+            ({"to": "latest"}, "for a moment, restore to a directory"),
+            ({"mode": "restore", "into": "", "directory": "/x", "form": "csv"}, "form 'csv' is none of rdb, aof"),
             ({"tablespaces": []}, "no parameter 'tablespaces'"),
             ({"mode": "drill"}, "'into' is for mode 'extract'"),
             (

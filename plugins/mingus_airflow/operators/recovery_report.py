@@ -16,6 +16,7 @@ _TOLD = (
     "into_database", "left_out", "files", "bytes_written", "wal_bytes", "rows", "restored", "replaced", "skipped",
     "expired", "rto_s", "rpo_s", "duration_s", "ok",
     "proof", "requested_by", "approved_by", "approved_at", "start_hint",
+    "start_hints",
 )  # fmt: skip
 
 

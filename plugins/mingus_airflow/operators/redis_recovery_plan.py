@@ -12,6 +12,9 @@ from mingus_airflow.recovery_redis import RedisOrder
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.settings import Settings
 
+# What counting tells of keys for a running server; the rest of that report is about work that was not done yet.
+_COUNTED = ("destination", "selected", "databases", "expired", "other", "conflict", "conflicts")
+
 
 class RedisRecoveryPlanOperator(RecoveryPlanOperator[RedisOrder]):
     """Plans to restore to a directory, or to restore keys into a running server.
@@ -27,7 +30,8 @@ class RedisRecoveryPlanOperator(RecoveryPlanOperator[RedisOrder]):
             from mingus_engine.jobs.redis.restore_into import restore_into
 
             settings = resolve_destination(settings, order.into, "redis")
-            return restore_into(settings, order.source, **order.extraction(), **dry(order, context)).as_dict()
+            report = restore_into(settings, order.source, **order.extraction(), **dry(order, context)).as_dict()
+            return {**report, "plan": {name: report[name] for name in _COUNTED if name in report}}
         from mingus_engine.jobs.redis.restore import restore_redis
 
         # A drill's directory is made, and wiped, by the drill.
