@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import cluster as clusters
 from benchmarks import places, report
 from benchmarks.archive import ARCHIVE
 from benchmarks.contenders import Bench
@@ -22,20 +21,23 @@ from benchmarks.depth import DEPTH
 from benchmarks.full import FULL
 from benchmarks.incremental import INCREMENTAL, NATIVE, SQL
 from benchmarks.measuring import CommandFailed
+from benchmarks.redis_suite import REDIS
 from benchmarks.rounds import Sample
 from benchmarks.suite import Suite
 from tests.support import directories
 
 ROOT = Path(__file__).resolve().parent.parent
 _QUICK_GB = 0.5
-SUITES = {suite.name: suite for suite in (FULL, INCREMENTAL, NATIVE, SQL, DEPTH, ARCHIVE)}
+SUITES = {suite.name: suite for suite in (FULL, INCREMENTAL, NATIVE, SQL, DEPTH, ARCHIVE, REDIS)}
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="MINGUS beside its peers.")
     number = parser.add_argument
     number("suite", nargs="?", default=FULL.name, choices=list(SUITES), help=f"what is measured ({FULL.name})")
-    number("--gb", type=float, default=float(os.environ.get("MINGUS_BENCH_GB", "5")), help="size of the database (5)")
+    number(
+        "--gb", type=float, default=float(os.environ.get("MINGUS_BENCH_GB", "0")), help="size of the data (5; Redis 2)"
+    )
     number("--rounds", type=int, default=int(os.environ.get("MINGUS_BENCH_ROUNDS", "5")), help="rounds (5)")
     number("--quick", action="store_true", help=f"one round of {_QUICK_GB} GB: does everything run?")
     number(
@@ -52,6 +54,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.gb, options.rounds = _QUICK_GB, 1
+    options.gb = options.gb or SUITES[options.suite].gb
     return options
 
 
@@ -79,10 +82,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(suite: Suite, options: argparse.Namespace, place: places.Place, started: float) -> int:
     code = _copied(place.directory / "code")
-    _say(f"bench: {suite.name}: making a cluster of {options.gb:g} GB in {place.kind}")
-    cluster = clusters.make(place.directory, options.gb, suite.major, suite.conf)
+    _say(f"bench: {suite.name}: making a server with {options.gb:g} GB in {place.kind}")
+    served = suite.served(place.directory, options.gb)
     try:
-        bench = Bench(cluster, place.directory, code)
+        bench = Bench(served.server, place.directory, code)
         wanted = [
             c
             for c in suite.contenders(bench)
@@ -95,8 +98,8 @@ def _run(suite: Suite, options: argparse.Namespace, place: places.Place, started
             place=place.kind,
             rounds=options.rounds,
             nice=options.nice,
-            cluster=clusters.describe(cluster),
-            size=clusters.size_bytes(cluster),
+            cluster=served.description,
+            size=served.size_bytes,
         )
         samples: list[Sample] = []
         try:
@@ -106,7 +109,7 @@ def _run(suite: Suite, options: argparse.Namespace, place: places.Place, started
             if samples:
                 _publish(suite, options, facts, samples, time.monotonic() - started)
     finally:
-        cluster.stop("fast")
+        served.stop()
     return 0
 
 

@@ -57,7 +57,9 @@ class Contender(Protocol):
 
 @dataclass
 class Bench:
-    """Where everything is: the cluster, an empty *directory* on the same file system, and the engine's *code*."""
+    """Where everything is: the cluster (of the Redis suite: a ``RedisServer``), an empty *directory* on the same file
+    system, and the engine's *code*.
+    """
 
     cluster: PgCluster
     directory: Path
@@ -94,25 +96,10 @@ class Mingus:
     def prepare(self) -> None:
         """Settings and an empty repository."""
         self.home = self.bench.folder(_slug(self.name))
-        cluster = self.bench.cluster
         document = {
             "state_directory": str(self.home / "state"),
             "repositories": [{"name": "primary", "path": str(self.home / "repository")}],
-            "sources": [
-                {
-                    "id": "bench",
-                    "transport": self.transport,
-                    "compression_level": self.level,
-                    "workers": WORKERS,
-                    "verify_page_checksums": self.checksums,
-                    "connection": {
-                        "host": str(cluster.socket_directory),
-                        "port": cluster.port,
-                        "user": "postgres",
-                        "dbname": "postgres",
-                    },
-                }
-            ],
+            "sources": [{**source, "compression_level": self.level, "workers": WORKERS} for source in self.sources()],
         }
         self.settings.write_text(json.dumps(document))  # JSON is YAML
         self.settings.chmod(0o644)
@@ -122,6 +109,18 @@ class Mingus:
             "BACKUP_ENCRYPTION_KEY": secrets.token_hex(32),
         }
         self._engine("init", "primary")
+
+    def sources(self) -> list[dict[str, Any]]:
+        """The sources of the settings; the first is the one that is backed up."""
+        cluster = self.bench.cluster
+        connection = {
+            "host": str(cluster.socket_directory),
+            "port": cluster.port,
+            "user": "postgres",
+            "dbname": "postgres",
+        }
+        source = {"id": "bench", "transport": self.transport, "verify_page_checksums": self.checksums}
+        return [{**source, "connection": connection}]
 
     def back_up(self) -> Backup:
         """A full backup."""
@@ -136,7 +135,7 @@ class Mingus:
         outcome = self._engine("back-up", "bench", kind, served=True)
         found = json.loads(outcome.output)
         report = found["report"]
-        if report["kind"] != f"postgres {kind}":
+        if report["kind"].partition(" ")[2] != kind:
             raise AssertionError(f"{self.name}: a {report['kind']} instead, because {report.get('reasons')}")
         imports = self.run("imports", stdin=json.dumps(found["modules"]))
         own_kib = found["peak_kib"] - json.loads(imports.output)["peak_kib"]

@@ -1,8 +1,8 @@
 """One measured run of the engine in a process of its own, as the command line would make it.
 
-``python -m benchmarks.engine back-up|restore|init SETTINGS ARGUMENTS…`` prints the job's report as one line of JSON,
-with the peak of the process's memory and the names of all modules it had loaded at its end. ``… imports`` reads such
-names from its standard input, imports them and does nothing: what it then takes is what the imports alone cost.
+``python -m benchmarks.engine back-up|restore|restore-into|init SETTINGS ARGUMENTS…`` prints the job's report as one
+line of JSON, with the peak of the process's memory and the names of all modules it had loaded at its end. ``… imports``
+reads such names from its standard input, imports them and does nothing: what it then takes is what they alone cost.
 
 ``… task SETTINGS SOURCE`` backs up as a task of Airflow does: it loads what Airflow's task runner loads, the DAG file,
 and calls the operator's ``execute``. A worker that is forked off a scheduler shares much of that memory with it.
@@ -10,6 +10,7 @@ and calls the operator's ``execute``. A worker that is forked off a scheduler sh
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -34,6 +35,7 @@ def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
     from mingus_engine import settings
     from mingus_engine.jobs.context import JobContext
 
+    _let_an_older_python_speak_redis()
     if verb == "task":
         return _task(settings_file, arguments[0])
     loaded, context = settings.load(settings_file), JobContext()
@@ -49,6 +51,11 @@ def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
         from mingus_engine.jobs.postgres.archive_wal import archive_wal
 
         return archive_wal(loaded, arguments[0], context=context, canary=False).as_dict()
+    if verb == "restore-into":
+        from mingus_engine.jobs.redis.restore_into import restore_into
+
+        keys = tuple(arguments[2:])
+        return restore_into(loaded, arguments[0], into=arguments[1], keys=keys, context=context).as_dict()
     from mingus_engine.jobs.postgres.restore import restore
 
     if len(arguments) > 2 and int(arguments[2]):
@@ -58,6 +65,14 @@ def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
         _let_the_server_run_python()
         recovery = {"to": arguments[3], "wal": "fetch", "settings_file": Path(settings_file)}
     return restore(loaded, arguments[0], directory=Path(arguments[1]), context=context, **recovery).as_dict()
+
+
+def _let_an_older_python_speak_redis() -> None:
+    """redis-py asks for a package below Python 3.11.3: the system's may be run here in the place of a newer one that
+    lies in a closed directory, whose packages lack it.
+    """
+    if sys.version_info < (3, 11, 3):
+        sys.modules.setdefault("async_timeout", types.SimpleNamespace(timeout=asyncio.timeout))  # type: ignore[arg-type]
 
 
 def _let_the_server_run_python() -> None:

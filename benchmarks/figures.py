@@ -16,6 +16,7 @@ QUANTITIES: dict[str, Quantity] = {
     "memory": lambda s: float(s.own_mib or 0),
     "whole memory": lambda s: s.cost.peak_mib,
     "seconds a GB": lambda s: s.cost.wall_s / max(1, s.wire_bytes or 1) * 1e9,
+    "µs a key": lambda s: s.cost.wall_s / max(1, s.keys or 1) * 1e6,
     "wire": lambda s: float(s.wire_bytes or 0),
 }
 

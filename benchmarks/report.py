@@ -18,11 +18,11 @@ from benchmarks.rounds import Sample
 from benchmarks.suite import Suite
 
 _EXPLANATION = """\
-CPU seconds are of the program, all processes it started, and the PostgreSQL server with its backends and walsenders
+CPU seconds are of the program, all processes it started, and the server with its backends and other children
 (see `benchmarks/measuring.py`). Memory is the sum of the program's processes at its peak, interpreter and libraries
 included; *engine over its imports* subtracts a process that imports the same modules. What else differs between the
 contenders, and in whose favour, is said in `benchmarks/contenders.py`."""
-_VERBS = ("back up", "increment", "restore", "receive", "replay")
+_VERBS = ("back up", "increment", "restore", "restore keys", "receive", "replay")
 _COLOURS = {
     "cp": "#8d99ae",
     "pg_receivewal,": "#8d99ae",
@@ -90,7 +90,7 @@ def markdown(suite: Suite, known: dict[str, object], samples: Sequence[Sample], 
                 "",
                 "| | wall s | MB/s | CPU s | of it server | memory MiB | stored MB | CPU s of others meanwhile |",
                 "|---|---|---|---|---|---|---|---|",
-                *(row.replace("RATE", f"{size * 1000 / _median_wall(samples, row, verb):.0f}") for row in rows),
+                *(row.replace("RATE", _rate(samples, row, verb, size)) for row in rows),
                 "",
             ]
     return "\n".join([*lines, _EXPLANATION, ""])
@@ -153,8 +153,11 @@ def _contender_row(samples: Sequence[Sample], name: str, verb: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _median_wall(samples: Sequence[Sample], row: str, verb: str) -> float:
-    return median(s.cost.wall_s for s in of(samples, row.split(" | ", maxsplit=1)[0].removeprefix("| "), verb))
+def _rate(samples: Sequence[Sample], row: str, verb: str, size: float) -> str:
+    found = of(samples, row.split(" | ", maxsplit=1)[0].removeprefix("| "), verb)
+    wall = median(s.cost.wall_s for s in found)
+    keys = found[0].keys
+    return f"{keys / wall:,.0f} keys/s" if keys else f"{size * 1000 / wall:.0f}"
 
 
 def _names(samples: Sequence[Sample], verb: str) -> list[str]:

@@ -19,7 +19,9 @@ _RESTORED = "restored"
 
 @dataclass(frozen=True)
 class Sample:
-    """One measured backup or restore. ``own_mib``, ``stored_bytes``, ``wire_bytes``: of backups, where known."""
+    """One measured backup or restore. ``own_mib``, ``stored_bytes``, ``wire_bytes``: of backups, where known;
+    ``keys``: that a restore wrote.
+    """
 
     contender: str
     verb: str
@@ -28,6 +30,7 @@ class Sample:
     stored_bytes: int | None = None
     own_mib: float | None = None
     wire_bytes: int | None = None
+    keys: int | None = None
 
     @classmethod
     def of(cls, contender: Contender, verb: str, number: int, backup: Backup) -> Sample:

@@ -7,14 +7,16 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from demo.ledger import BACKUP_ROLE, DATABASE, Ledger
 from demo.places import REPOSITORY_ROOT, Places
+from demo.sessions import Sessions
 
-SOURCE = "ledger"
-CONNECTION = "demo_ledger"
+SOURCE, SESSIONS_SOURCE = "ledger", "sessions"
+CONNECTION, SESSIONS_CONNECTION = "demo_ledger", "demo_sessions"
 CHAIN = ("primary", "offsite")
 POOLS = {"back_up": ("mingus_backup", 1), "ship": ("mingus_ship", 2), "verify": ("mingus_verify", 1)}
 _KEY = "BACKUP_ENCRYPTION_KEY"
@@ -35,10 +37,16 @@ _MEASUREMENTS = {
 }
 
 
-def write_settings(places: Places, ledger: Ledger) -> None:
-    """Write ``mingus.yaml``, without any secret, and the password file it names."""
-    password_file = places.root / "ledger-password"
+def write_settings(places: Places, ledger: Ledger, sessions: Sessions) -> None:
+    """Write ``mingus.yaml``, without any secret, and the password files it names."""
+    password_file, sessions_password = places.root / "ledger-password", places.root / "sessions-password"
     _write_private(password_file, ledger.password + "\n")
+    _write_private(sessions_password, sessions.password + "\n")
+    verify = {
+        "level": "L4",
+        "scratch_directory": str(places.servers / "scratch"),
+        **({"run_as": places.account.name} if places.account else {}),
+    }
     document = {
         "state_directory": str(places.root / "state"),
         "repositories": [{"name": name, "path": str(places.root / "repositories" / name)} for name in CHAIN],
@@ -61,8 +69,25 @@ def write_settings(places: Places, ledger: Ledger) -> None:
                 "ship_to": list(CHAIN[1:]),
                 "predicates": [{"name": name, "sql": " ".join(sql.split())} for name, sql in _PREDICATES.items()],
                 "measurements": [{"name": name, "sql": sql} for name, sql in _MEASUREMENTS.items()],
-                "verify": {"level": "L4", "scratch_directory": str(places.servers / "scratch")},
-            }
+                "verify": verify,
+            },
+            {
+                "id": SESSIONS_SOURCE,
+                "kind": "redis",
+                "redis": {
+                    "airflow_connection": SESSIONS_CONNECTION,
+                    "connection": {
+                        "host": "127.0.0.1",
+                        "port": sessions.port,
+                        "password_env": "",
+                        "password_file": str(sessions_password),
+                    },
+                    "invariants": [{"name": "sessions are there", "pattern": "session:*", "least": 1000}],
+                },
+                "repository": CHAIN[0],
+                "ship_to": list(CHAIN[1:]),
+                "verify": verify,
+            },
         ],
         "airflow": {
             **{job: {"pool": pool, "timeout_s": 1800} for job, (pool, _) in POOLS.items()},
@@ -102,6 +127,23 @@ def initialise(places: Places, key: str) -> dict[str, str]:
             sheet[name] = report.escrow_key
     _write_private(places.escrow_sheet, "".join(f"{name}: {escrow}\n" for name, escrow in sheet.items()))
     return sheet
+
+
+def restore_sessions(places: Places, key: str, directory: Path) -> dict[str, Any]:
+    """Restore the newest snapshot of the sessions from the last repository, as one would with Airflow down.
+
+    :returns: the job's report.
+    """
+    from mingus_engine import settings
+    from mingus_engine.jobs.context import JobContext
+    from mingus_engine.jobs.redis.restore import restore_redis
+
+    with _in_environment(environment(places, key)):
+        loaded = settings.load(places.settings)
+        context = JobContext(provenance={"program": "demo"})
+        return restore_redis(
+            loaded, SESSIONS_SOURCE, directory=directory, repository=CHAIN[-1], context=context
+        ).as_dict()
 
 
 def new_key() -> str:

@@ -20,6 +20,8 @@ from demo.errors import DemoError
 # Never read from the environment, only set for children: a shell that exports it would mark the user's own processes.
 MARK = "MINGUS_DEMO_MARK"
 _SESSIONS = "sessions"
+# Working in the demo's directory, they are its own, whoever started them.
+_SERVERS = ("postgres", "redis-server")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def note(mark: Path, pid: int) -> None:
 def find(mark: Path, *directories: Path) -> list[int]:
     """The processes of the demo in *mark*, whoever started them.
 
-    :param directories: where else its processes work; a PostgreSQL server with its data there is the demo's.
+    :param directories: where else its processes work; a database server with its data there is the demo's.
     """
     sessions = _sessions(mark)
     roots = (mark, *directories)
@@ -85,7 +87,7 @@ def _is_ours(stat: _Stat, mark: Path, roots: tuple[Path, ...], sessions: dict[in
     inside = here is not None and any(here.is_relative_to(root) for root in roots)
     # A number is not given to another process while a session bears it, so an older member is proof of reuse.
     in_session = stat.session in sessions and stat.begin >= sessions[stat.session]
-    return (in_session and (inside or here is None)) or (inside and stat.name == "postgres")
+    return (in_session and (inside or here is None)) or (inside and stat.name in _SERVERS)
 
 
 def _sessions(mark: Path) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""``python -m demo up``: from nothing to a proven backup, then Airflow until Ctrl-C."""
+"""``python -m demo up``: from nothing to proven backups, one of them needed and restored, then Airflow until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
 from demo import places, repositories, traces
@@ -15,10 +16,24 @@ from demo.console import Console
 from demo.errors import DemoError
 from demo.ledger import Ledger
 from demo.places import Places
+from demo.sessions import Sessions, compare
 from demo.supervisor import ADMIN, Airflow
 from demo.watching import Watch, summary
 
-DAG = "backup_postgres_full"
+DAG, SESSIONS_DAG = "backup_postgres_full", "backup_redis_snapshot"
+_PROVEN = "PROVEN: backed up, encrypted, shipped, restored and checked"
+
+
+@dataclass(frozen=True)
+class _Demo:
+    """Everything that takes part. ``key``: of the repositories."""
+
+    console: Console
+    here: Places
+    ledger: Ledger
+    sessions: Sessions
+    airflow: Airflow
+    key: str
 
 
 def up(console: Console) -> int:
@@ -34,24 +49,30 @@ def up(console: Console) -> int:
     here = places.make(root)
     signal.signal(signal.SIGTERM, _terminated)
     with places.running(root):
-        ledger, key = Ledger(here, size_mb=size_mb), repositories.new_key()
+        key = repositories.new_key()
         airflow = Airflow(here.airflow, mark=root, environment=repositories.environment(here, key))
+        demo = _Demo(console, here, Ledger(here, size_mb=size_mb), Sessions(here), airflow, key)
         try:
-            _prepare(console, here, ledger, airflow, key)
-            return _prove(console, here, ledger, airflow)
+            _prepare(demo)
+            code = _prove(demo)
+            if code == 0:
+                _lose_and_restore(demo)
+            return _stay(demo, code)
         except KeyboardInterrupt:
             console.end_live()
             console.say("stopping")
             return 0
         finally:
             airflow.stop()
-            ledger.stop()
+            demo.ledger.stop()
+            demo.sessions.stop()
             traces.end(root, here.servers)
             (here.root / "status.json").unlink(missing_ok=True)
 
 
-def _prepare(console: Console, here: Places, ledger: Ledger, airflow: Airflow, key: str) -> None:
+def _prepare(demo: _Demo) -> None:
     """Everything before the run. What waits for different things goes side by side; servers start in this thread."""
+    console, here, ledger, sessions, airflow = demo.console, demo.here, demo.ledger, demo.sessions, demo.airflow
     console.say(
         f"everything goes to {here.root}" + ("" if here.servers.parent == here.root else f" and {here.servers}")
     )
@@ -59,38 +80,65 @@ def _prepare(console: Console, here: Places, ledger: Ledger, airflow: Airflow, k
     with console.phase("empty PostgreSQL cluster"):
         ledger.make()
         ledger.start(filling=True)
+    sessions.start()
     filling = _Background(lambda: _fill(console, ledger))
+    filling_sessions = _Background(lambda: _fill_sessions(console, sessions))
     with console.phase("two repositories"):
-        repositories.write_settings(here, ledger)
-        repositories.write_environment(here, key)
-        sheet = repositories.initialise(here, key)
+        repositories.write_settings(here, ledger, sessions)
+        repositories.write_environment(here, demo.key)
+        sheet = repositories.initialise(here, demo.key)
     for name, escrow in sheet.items():
         console.plain(f"          escrow key of {name}, shown once: {escrow}")
     console.plain(f"          (also in {here.escrow_sheet}; in earnest: print it, lock it away, delete the file)")
     with console.phase("Airflow"):
         airflow.start()
         airflow.wait_healthy()
-    _register(airflow, ledger)
+    _register(airflow, ledger, sessions)
+    filling_sessions.join()
     filling.join()
     ledger.stop()
     ledger.start()
-    airflow.api.wait_for_dag(DAG)
+    for dag in (DAG, SESSIONS_DAG):
+        airflow.api.wait_for_dag(dag)
     status = here.root / "status.json"
     status.touch(mode=0o600)
     status.write_text(json.dumps({"url": airflow.url, "user": ADMIN, "password": airflow.password}), encoding="utf-8")
 
 
-def _prove(console: Console, here: Places, ledger: Ledger, airflow: Airflow) -> int:
-    """Trigger the run, follow it, sum it up, stay."""
-    begin = time.monotonic()
-    airflow.api.unpause(DAG)
-    run_id = airflow.api.trigger(DAG)
-    console.say(f"{DAG}: started")
-    watch = Watch(airflow, console, DAG, run_id)
-    good = watch.follow()
-    code = 0 if good else watch.exit_code()
-    console.say("PROVEN: backed up, encrypted, shipped, restored and checked" if good else "the run FAILED")
-    console.plain("\n" + summary(watch.reports(), ledger.size_bytes(), time.monotonic() - begin))
+def _prove(demo: _Demo) -> int:
+    """Trigger the runs, follow them, sum them up; 0, or the exit code of what failed."""
+    console, airflow = demo.console, demo.airflow
+    begin, code = time.monotonic(), 0
+    watches = {}
+    for dag in (DAG, SESSIONS_DAG):
+        airflow.api.unpause(dag)
+        watches[dag] = Watch(airflow, console, dag, airflow.api.trigger(dag))
+        console.say(f"{dag}: started")
+    for dag, watch in watches.items():
+        good = watch.follow()
+        code = code or (0 if good else watch.exit_code())
+        console.say(f"{dag}: " + (_PROVEN if good else "the run FAILED"))
+        size = demo.ledger.size_bytes() if dag == DAG else None
+        console.plain("\n" + summary(watch.reports(), time.monotonic() - begin, size) + "\n")
+    return code
+
+
+def _lose_and_restore(demo: _Demo) -> None:
+    """What a backup is for: everything is lost, and comes back from the last repository, without Airflow."""
+    console, sessions = demo.console, demo.sessions
+    before = sessions.keys()
+    sessions.lose()
+    console.say(f"Redis: FLUSHALL, kill -9, files removed: {len(before)} keys are lost")
+    with console.phase("restore of Redis by the engine alone"):
+        report = repositories.restore_sessions(demo.here, demo.key, sessions.restored)
+        sessions.start(sessions.restored)
+    said = compare(before, sessions.keys(), int(time.time() * 1000))
+    console.say(f"RESTORED from {report['repository']}: {said}")
+
+
+def _stay(demo: _Demo, code: int) -> int:
+    """Airflow until Ctrl-C, unless it shall end at once; *code*."""
+    console, here, airflow = demo.console, demo.here, demo.airflow
     console.plain(
         f"\n  Airflow   {airflow.url}/dags/{DAG}   login: {ADMIN} / {airflow.password}"
         f"\n  by hand   . {here.root}/env && mingus list"
@@ -109,8 +157,25 @@ def _fill(console: Console, ledger: Ledger) -> None:
         ledger.fill()
 
 
-def _register(airflow: Airflow, ledger: Ledger) -> None:
-    """What an operator does once: the source's connection and the pools."""
+def _fill_sessions(console: Console, sessions: Sessions) -> None:
+    with console.phase("sessions in Redis"):
+        sessions.fill()
+
+
+def _register(airflow: Airflow, ledger: Ledger, sessions: Sessions) -> None:
+    """What an operator does once: the sources' connections and the pools."""
+    airflow.api.call(
+        "POST",
+        "/connections",
+        {
+            "connection_id": repositories.SESSIONS_CONNECTION,
+            "conn_type": "redis",
+            "description": "the sessions that the demo backs up",
+            "host": "127.0.0.1",
+            "port": sessions.port,
+            "password": sessions.password,
+        },
+    )
     airflow.api.call(
         "POST",
         "/connections",

@@ -90,9 +90,12 @@ class Watch:
         return "\n".join(f"    {line}" for line in telling[-12:])
 
 
-def summary(reports: dict[str, Any], size_bytes: int, wall_s: float) -> str:
-    """The table at the end; of a failed run what there is."""
-    rows = [("database", size(size_bytes))]
+def summary(reports: dict[str, Any], wall_s: float, size_bytes: int | None = None) -> str:
+    """The table at the end; of a failed run what there is.
+
+    :param size_bytes: of the database that was backed up, where that is one.
+    """
+    rows = [("database", size(size_bytes))] if size_bytes is not None else []
     if backup := reports.get("back_up"):
         rows += [
             ("read", f"{size(backup['bytes_read'])} in {backup['files']} files"),

@@ -119,6 +119,7 @@ class FakeEngine:
             },
             "postgres.windows": {"restorable_from": "2026-11-23T01:00:00+00:00", "restorable_to": None},
             "redis.restore": {"snapshot": snapshot, "repository": "primary", "plan": {"bytes": 500, "form": "rdb"}},
+            "redis.windows": {"restorable_from": None, "restorable_to": "2026-11-23T01:00:00+00:00"},
             "redis.restore_into": {"snapshot": snapshot, "repository": "primary", "selected": 7, "keys_per_s": 0},
             "verify": {"snapshot": snapshot, "ok": True, "rto_s": 2.5, "checks": [], "proof": "01K0PROOF"},
         }

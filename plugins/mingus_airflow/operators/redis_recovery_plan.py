@@ -25,18 +25,25 @@ class RedisRecoveryPlanOperator(RecoveryPlanOperator[RedisOrder]):
     order_type = RedisOrder
 
     def planned(self, settings: Settings, order: RedisOrder, context: JobContext) -> dict[str, Any]:
-        """The plan of ``restore_into`` or ``restore_redis``."""
-        if order.mode == EXTRACT:
-            from mingus_engine.jobs.redis.restore_into import restore_into
+        """The plan of ``restore_into`` or ``restore_redis``, and the newest window of what is recorded."""
+        from mingus_engine.jobs.redis.windows import windows
 
-            settings = resolve_destination(settings, order.into, "redis")
-            report = restore_into(settings, order.source, **order.extraction(), **dry(order, context)).as_dict()
-            return {**report, "plan": {name: report[name] for name in _COUNTED if name in report}}
-        from mingus_engine.jobs.redis.restore import restore_redis
+        report = _plan(settings, order, context)
+        found = windows(settings, order.source, repository=report["repository"], context=context)
+        return {**report, "restorable_from": found.restorable_from, "restorable_to": found.restorable_to}
 
-        # A drill's directory is made, and wiped, by the drill.
-        directory = Path(order.directory or settings.state_path / "scratch")
-        planned = restore_redis(
-            settings, order.source, directory=directory, **order.files(), **order.moment(), **dry(order, context)
-        )
-        return planned.as_dict()
+
+def _plan(settings: Settings, order: RedisOrder, context: JobContext) -> dict[str, Any]:
+    if order.mode == EXTRACT:
+        from mingus_engine.jobs.redis.restore_into import restore_into
+
+        settings = resolve_destination(settings, order.into, "redis")
+        report = restore_into(settings, order.source, **order.extraction(), **dry(order, context)).as_dict()
+        return {**report, "plan": {name: report[name] for name in _COUNTED if name in report}}
+    from mingus_engine.jobs.redis.restore import restore_redis
+
+    # A drill's directory is made, and wiped, by the drill.
+    directory = Path(order.directory or settings.state_path / "scratch")
+    return restore_redis(
+        settings, order.source, directory=directory, **order.files(), **order.moment(), **dry(order, context)
+    ).as_dict()

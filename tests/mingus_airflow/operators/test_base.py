@@ -292,8 +292,9 @@ def test_keys_for_a_running_server_are_planned_dry_and_the_plan_is_one_table(eng
     report = RedisRecoveryPlanOperator(task_id="t", order=order).execute(context())
     assert (report["mode"], report["snapshot"][:3], report["selected"]) == ("extract", "01K", 7)
     assert "keys_per_s" not in report
-    ((job, source, arguments),) = engine.calls
+    (job, source, arguments), window = engine.calls
     assert (job, source, arguments["dry_run"]) == ("restore_into", "sessions", True)
+    assert window == ("windows", "sessions", {"repository": "primary"})
     assert (arguments["keys"], arguments["conflict"], arguments["into"]) == (("session:*",), "skip", "sessions")
 
 
