@@ -29,7 +29,8 @@ from mingus_engine.jobs.verify import verify
 from mingus_engine.repository import packs
 from mingus_engine.settings import load
 from mingus_engine.store.faulty import Fault, FaultyStore
-from tests.support.installation import SOURCE, Installation, replaced_bare_store
+from tests.support.installation import Installation, replaced_bare_store
+from tests.support.redis_installation import RedisInstallation
 
 JOBS = {"back_up": back_up, "ship": ship, "restore": restore, "verify": verify}
 #: Packs this small make a few megabytes many of them. The open ones are what a kill may cost.
@@ -74,6 +75,7 @@ class Order:
     temporary: Path
     notes: Path
     repositories: tuple[str, ...]
+    source: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Outcome:
     phases: tuple[str, ...] = field(default=())
 
 
-def run(installation: Installation, job: str, step: Step, **arguments: Any) -> Outcome:
+def run(installation: Installation | RedisInstallation, job: str, step: Step, **arguments: Any) -> Outcome:
     """Run *job* in a process that dies at *step*."""
     notes = installation.root / "notes"
     notes.write_bytes(bytes(8))
@@ -104,6 +106,7 @@ def run(installation: Installation, job: str, step: Step, **arguments: Any) -> O
         installation.root / "tmp",
         notes,
         tuple(r.name for r in installation.settings.repositories),
+        installation.settings.sources[0].id,
     )
     process = _forks.Process(target=perform, args=(order,))
     process.start()
@@ -143,7 +146,7 @@ def perform(order: Order) -> None:
         replaced.append(replaced_bare_store(name, faults, stores.setdefault(name, [])))
         replaced[-1].__enter__()
     context = JobContext(provenance={"host": "test"}, on_progress=on_progress)
-    JOBS[order.job](load(order.settings), SOURCE, context=context, **order.arguments)
+    JOBS[order.job](load(order.settings), order.source, context=context, **order.arguments)
     calls = [(name, c.operation, c.name) for name, made in stores.items() for store in made for c in store.calls]
     order.notes.with_suffix(".json").write_text(json.dumps({"calls": calls, "phases": list(phases)}))
 

@@ -4,6 +4,7 @@ nothing left on the server, and the retry works.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -22,11 +23,12 @@ from mingus_engine.errors import (
 from mingus_engine.jobs.back_up import back_up
 from mingus_engine.repository import packs
 from mingus_engine.sources.redis import psync
+from tests.integration import killing
 from tests.integration.trouble import at_first, raises, small_disk
 from tests.support.fixtures import MakeRedis
 from tests.support.processes import wait_until
 from tests.support.redis import RedisServer
-from tests.support.redis_installation import SOURCE, RedisInstallation, digest
+from tests.support.redis_installation import FIRST, SOURCE, RedisInstallation, digest
 from tests.support.redis_proxy import proxied
 from tests.support.repositories import noise
 
@@ -349,3 +351,50 @@ def test_a_slow_repository_is_no_slow_reader_where_the_server_knows_rdb_only(
     finally:
         stop.set()
         writer.join()
+
+
+# -- killed anywhere --------------------------------------------------------------------------------------------------
+
+
+def _kill_snapshots(mingus: RedisInstallation, server: RedisServer, keep: int | None) -> None:
+    """After a death anywhere: the server is free, what is committed is whole, the next snapshot works."""
+    whole = killing.run(mingus, "back_up", killing.Step())
+    assert whole.status == 0
+    every = killing.steps(whole, every=keep is None)
+    died = 0
+    for step in every if keep is None else killing.sampled(every, keep=keep):
+        for folder in ("packs", "runs", "snapshots"):
+            shutil.rmtree(mingus.root / FIRST / folder, ignore_errors=True)
+        outcome = killing.run(mingus, "back_up", step)
+        assert outcome.status in {-signal.SIGKILL, 0}, f"{step}: ended with {outcome.status}"
+        died += outcome.status != 0
+        wait_until(lambda: server.info()["connected_slaves"] == 0, "the server has let go")
+        assert list((mingus.root / "spool").rglob("*")) == []
+        report = snapshot(mingus)
+        assert report.keys == 2003
+        for manifest in mingus.manifests():
+            assert len(mingus.files(manifest)["dump.rdb"]) > 3 << 20
+    assert died
+
+
+@pytest.fixture
+def to_be_killed(make_redis: MakeRedis, install: Any) -> tuple[RedisInstallation, RedisServer]:
+    server = make_redis(rdbcompression="no")
+    server.fill(2000)
+    noisy(server, 3)
+    mingus = install(server)
+    mingus.root.joinpath("tmp").mkdir(exist_ok=True)
+    return mingus, server
+
+
+def test_a_snapshot_killed_anywhere_leaves_nothing_and_the_next_works(
+    to_be_killed: tuple[RedisInstallation, RedisServer],
+) -> None:
+    _kill_snapshots(*to_be_killed, keep=4)
+
+
+@pytest.mark.soak
+def test_a_snapshot_killed_at_every_step_leaves_nothing_and_the_next_works(
+    to_be_killed: tuple[RedisInstallation, RedisServer],
+) -> None:
+    _kill_snapshots(*to_be_killed, keep=None)

@@ -21,6 +21,7 @@ from mingus_engine.settings import RedisConnection
 from mingus_engine.sources.redis.server import Info, read_info
 
 _POLL_S = 0.2
+_FORK_HINT = "the server's log says why; a full disk and too little memory to fork (vm.overcommit_memory) are usual"
 
 
 def save(
@@ -45,26 +46,44 @@ def save(
                 )
         return info
 
-    before = wait("another save did not end", _idle)
     name = _dbfilename(client, conn)
-    with mapped(conn, "BGSAVE"):
-        seconds, _ = ask(client, "TIME")
-        began = int(seconds)
-        # While the append-only file is rewritten it is put off until that has ended.
-        ask(client, "BGSAVE", "SCHEDULE")
-    saved = before.number("rdb_saves")
-    after = wait(
-        "the save did not end",
-        lambda info: _idle(info) and (info.number("rdb_saves") > saved or info.get("rdb_last_bgsave_status") != "ok"),
-    )
+    before, began = wait("another save did not end", _idle), 0
+    while not began:
+        began = _begin(client, conn)
+        if not began:
+            before = wait("another save did not end", _idle)
+    saved, forks = before.number("rdb_saves"), before.number("total_forks")
+
+    def ended(info: Info) -> bool:
+        # It may be put off, so an earlier failure must not be taken for its own.
+        failed = info.get("rdb_last_bgsave_status") != "ok" and info.number("total_forks") > forks
+        return _idle(info) and (info.number("rdb_saves") > saved or failed)
+
+    after = wait("the save did not end", ended)
     if after.get("run_id") != before.get("run_id"):
         raise BackupBroken(f"{place(conn)}: the server was restarted while it saved")
     if after.get("rdb_last_bgsave_status") != "ok":
         raise BackupBroken(
             f"{place(conn)}: BGSAVE failed, says the server; {_space(directory)}",
-            hint="the server's log says why; a full disk and too little memory to fork are usual",
+            hint=_FORK_HINT,
         )
     return _open(conn, directory / name), began
+
+
+def _begin(client: redis.Redis, conn: RedisConnection) -> int:
+    """Ask for a save; the server's clock (s) right before, or 0 = somebody else's is under way."""
+    with mapped(conn, "BGSAVE"):
+        seconds, _ = ask(client, "TIME")
+        try:
+            # While the append-only file is rewritten it is put off until that has ended.
+            ask(client, "BGSAVE", "SCHEDULE")
+        except redis.ResponseError as error:
+            if "in progress" in str(error):
+                return 0
+            if "fork" not in str(error):
+                raise
+            raise BackupBroken(f"{place(conn)}: BGSAVE: {error}", hint=_FORK_HINT) from None
+    return int(seconds)
 
 
 def _idle(info: Info) -> bool:

@@ -133,7 +133,7 @@ def _link(conn: RedisConnection, surroundings: Surroundings, cancel: threading.E
     name = "replication connection"
     try:
         with Link(conn, cancel) as link:
-            link.command("REPLCONF", "capa", "eof", "capa", "psync2")
+            psync.introduce(link)
             if psync.knows_rdb_only(link):
                 return Check(name, True, "REPLCONF is answered; a slow reader is not dropped (rdb-only)")
     except SourceError as error:

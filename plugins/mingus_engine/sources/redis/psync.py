@@ -51,8 +51,7 @@ def full_sync(link: Link, timeout_s: float, *, rdb_only: bool = True) -> FullSyn
     :raises SourceUnreachable: it cannot now. :raises BackupBroken: it did not in time. :raises Cancelled:
     """
     deadline = time.monotonic() + timeout_s
-    link.command("REPLCONF", "capa", "eof", "capa", "psync2")
-    _optional(link, "listening-port", NO_PORT)
+    introduce(link)
     rdb_only = rdb_only and knows_rdb_only(link)
     link.send("PSYNC", "?", -1)
     text = _next_line(link, deadline, timeout_s).decode("utf-8", "replace")
@@ -62,6 +61,17 @@ def full_sync(link: Link, timeout_s: float, *, rdb_only: bool = True) -> FullSyn
     if match is None:
         raise SourceUnsupported(f"{place(link.conn)}: PSYNC: answered {text[:200]!r}")
     return FullSync(match[1], int(match[2]), _framing(link, _next_line(link, deadline, timeout_s)), rdb_only)
+
+
+def introduce(link: Link) -> None:
+    """Say what every reader of the stream must say before ``PSYNC``: that it takes an RDB of unknown length, and has no
+    port that others could connect to.
+
+    :raises SourceDenied: the user may not. :raises SourceUnsupported: the server does not replicate.
+    """
+    # Without "eof" the server would write an RDB to its directory first, which it might load some day.
+    link.command("REPLCONF", "capa", "eof", "capa", "psync2")
+    _optional(link, "listening-port", NO_PORT)
 
 
 def knows_rdb_only(link: Link) -> bool:

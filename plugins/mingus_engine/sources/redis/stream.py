@@ -25,6 +25,7 @@ from mingus_engine.errors import BackupBroken, Cancelled, SourceBusy, SourceErro
 from mingus_engine.redis.client import connect, mapped, place
 from mingus_engine.redis.link import Link
 from mingus_engine.settings import RedisConnection
+from mingus_engine.sources.redis import psync
 
 _EPOCH_2000_US = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 _READ_BYTES = 64 * KIB
@@ -151,8 +152,7 @@ class StreamSource:
         if state.backlog_start is not None:
             return state
         with Link(self.conn, self._cancel) as link:
-            # Without "eof" the server would write an RDB into its directory, which it might load some day.
-            link.command("REPLCONF", "capa", "eof", "capa", "psync2")
+            psync.introduce(link)
             link.send("PSYNC", "?", -1)
             deadline = time.monotonic() + _BACKLOG_MADE_WITHIN_S
             while (state := self.replication()).backlog_start is None:
@@ -174,7 +174,7 @@ class StreamSource:
         """
         link = self._link = self._closing.enter_context(Link(self.conn, self._cancel))
         self._refuse_others(link)
-        link.command("REPLCONF", "capa", "eof", "capa", "psync2")
+        psync.introduce(link)
         link.send("PSYNC", replid, offset + 1)
         answer = ""
         while not answer:
