@@ -78,7 +78,7 @@ def fetched(installation: Installation, target: Path, name: str, *options: str) 
         "wal",
         "fetch",
     ]
-    package = str(Path(fetch_wal.__file__).parents[2])
+    package = str(fetch_wal._package())
     done = run(
         [*command, "--no-prefetch", *options, name, "pg_wal/RECOVERYXLOG"], cwd=target, check=False,
         env={"PYTHONPATH": package},

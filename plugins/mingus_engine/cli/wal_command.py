@@ -90,9 +90,13 @@ def run_fetch(args: argparse.Namespace, session: Session) -> int:
         if args.ahead:
             fetch_wal.prefetch(settings, source, args.file, context=context)
             return 0
+        # At the beginning the server waits for both: this file, and that process to come up.
+        early = not args.no_prefetch and fetch_wal.is_first()
+        if early:
+            fetch_wal.start_prefetching(source, args.file, args.config)
         if not fetch_wal.fetch(settings, source, args.file, args.path, context=context):
             return int(args.missing_status)
-        if not args.no_prefetch:
+        if not args.no_prefetch and not early:
             fetch_wal.start_prefetching(source, args.file, args.config)
     except MingusError as error:
         session.console.error(f"{args.file}: {error.message}", error.hint)

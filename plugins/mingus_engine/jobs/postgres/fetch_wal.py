@@ -106,8 +106,9 @@ def restore_command(settings_file: Path, source: str) -> str:
     words = [sys.executable, "-m", "mingus_engine", "--config", str(settings_file.absolute()), "wal", "fetch"]
     program = " ".join(shlex.quote(word) for word in [*words, "--source", source, "--missing-status", str(MISSING)])
     run = f"PYTHONPATH={shlex.quote(str(_package()))} {program}".replace("%", "%%")
+    # A first timeline has no history, although each server asks for it at the end: no Python for that.
     return (
-        f'mv "pg_wal/{PREFETCH}/%f" "%p" 2>/dev/null || {{ {run} "%f" "%p"; '
+        f'test "%f" != 00000001.history || exit 1; mv "pg_wal/{PREFETCH}/%f" "%p" 2>/dev/null || {{ {run} "%f" "%p"; '
         f"case $? in 0) ;; {MISSING}) exit 1 ;; *) exit {TROUBLE} ;; esac; }}"
     )
 
@@ -134,6 +135,11 @@ def fetch(settings: Settings, source: str, name: str, destination: Path, *, cont
             return False
         _write(destination, file, archive.size(name, file))
         return True
+
+
+def is_first() -> bool:
+    """Whether nothing was fetched ahead yet: the server has just begun."""
+    return not (Path("pg_wal") / PREFETCH).exists()
 
 
 def start_prefetching(source: str, name: str, settings_file: str | None) -> None:
