@@ -15,10 +15,9 @@ import pytest
 import yaml
 
 from mingus_engine.cli.main import main
-from mingus_engine.errors import Damaged, NoSuchSnapshot, NotRestorable, SettingsError, TargetError
+from mingus_engine.errors import Damaged, NoSuchSnapshot, SettingsError, TargetError
 from mingus_engine.jobs.back_up import back_up
 from mingus_engine.jobs.redis import into_destination
-from mingus_engine.jobs.redis import restore_into as job
 from mingus_engine.jobs.redis.restore_into import RedisRestoreIntoReport, restore_into
 from mingus_engine.settings import Settings, load
 from mingus_engine.store.faulty import Fault
@@ -108,7 +107,8 @@ def test_everything_comes_back_equal_from_a_source_whose_server_is_empty(place: 
 
 def test_arguments_that_mean_nothing_together_are_refused(place: Place) -> None:
     for arguments, text in [
-        (("--into", DESTINATION, "--to", "latest"), "--to is for a DIRECTORY"),
+        (("--into", DESTINATION, "--to", "lsn:0/1"), "is not a recovery target of Redis"),
+        (("--into", DESTINATION, "--to", "latest", "--exclusive"), "are for PostgreSQL"),
         (("/nowhere", "--into", DESTINATION), "not both"),
         (("/nowhere", "--keys", "a"), "need --into"),
         (("--into", DESTINATION, "--database", "x"), "not of the form N or N=M"),
@@ -156,13 +156,6 @@ def test_the_newest_snapshot_with_an_rdb_is_taken(place: Place) -> None:
     second = place.back_up()
     assert place.restore(dry_run=True).snapshot == second
     assert place.restore(snapshot=first, dry_run=True).selected == place.restore(dry_run=True).selected - 1
-
-
-def test_a_snapshot_without_an_rdb_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    ulid = place.back_up()
-    monkeypatch.setattr(job, "_RDB_PATH", re.compile(b"other"))
-    with pytest.raises(NotRestorable, match="holds no RDB"):
-        place.restore(snapshot=ulid)
 
 
 def test_a_killed_restore_is_completed_by_a_second_one(place: Place) -> None:

@@ -50,8 +50,6 @@ def run(args: argparse.Namespace, session: Session) -> int:
     """Run the restore."""
     if args.directory is not None:
         raise UsageError("say DIRECTORY or --into SERVER, not both")
-    if args.to is not None:
-        raise UsageError("--to is for a DIRECTORY", hint="restore the moment to a directory and start a server there")
     if args.form or args.shard or args.configuration or args.acl:
         raise UsageError("--form, --shard, --configuration and --acl are for a DIRECTORY")
     chosen = [number for number, _ in args.database]
@@ -62,7 +60,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
     report = session.run(
         lambda context: restore_into(
             session.settings, args.source, into=args.into, repository=args.repository, snapshot=args.snapshot,
-            keys=args.keys, databases=chosen, database_map={number: to for number, to in args.database if number != to},
+            to=args.to, keys=args.keys, databases=chosen, database_map={n: to for n, to in args.database if n != to},
             conflict=args.conflict, rate_keys_per_s=args.rate or 0, rate_bytes_per_s=args.rate_bytes or 0,
             functions=args.functions, dry_run=args.dry_run, context=context,
         )
@@ -76,6 +74,7 @@ def _show(console: Console, report: dict[str, Any]) -> None:
     dry_run, conflict = report["dry_run"], report["conflict"]
     number = output.number
     pairs = [
+        *((("target", str(report["target"])),) if report.get("target") else ()),
         ("snapshot", str(report["snapshot"])),
         ("repository", str(report["repository"])),
         ("destination", str(report["destination"])),

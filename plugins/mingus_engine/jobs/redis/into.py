@@ -26,7 +26,7 @@ _AHEAD_CHUNKS: Final = 32
 _STEP_KEYS: Final = 256
 
 
-Chunks = Generator[bytes | memoryview, None, None]
+Chunks = Generator[bytes, None, None] | Generator[bytes | memoryview, None, None]
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,11 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from mingus_engine import bounds
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import (
     NoSuchSnapshot,
-    NotRestorable,
     SettingsError,
     SourceError,
     SourceUnreachable,
@@ -30,8 +27,9 @@ from mingus_engine.errors import (
 )  # fmt: skip
 from mingus_engine.jobs import places, reading
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.jobs.redis import into_destination
+from mingus_engine.jobs.redis import into_destination, into_scratch
 from mingus_engine.jobs.redis.into import Chunks, Into, Plan, StoredRdb
+from mingus_engine.jobs.redis.recovering import recoveries
 from mingus_engine.redis import versions
 from mingus_engine.repository import state
 from mingus_engine.repository.manifests import Manifest
@@ -44,7 +42,6 @@ from mingus_engine.targets.redis.running import RunningRedis
 from mingus_engine.targets.redis.writer import Conflict
 
 _RDB_PATH = re.compile(rb"(?:shard-\d+/)?dump\.rdb")
-_PIECE_BYTES = 256 * bounds.KIB
 #: ``manifest.kind`` of snapshots that hold an RDB.
 RDB_KIND = "redis full"
 
@@ -63,6 +60,7 @@ class RedisRestoreIntoReport(Report):
 
     repository: str
     snapshot: str
+    target: str | None = None
     destination: str
     conflict: str
     selected: int = 0
@@ -88,6 +86,7 @@ def restore_into(
     context: JobContext,
     repository: str | None = None,
     snapshot: str | None = None,
+    to: str | None = None,
     keys: Sequence[str] = (),
     databases: Sequence[int] = (),
     database_map: Mapping[int, int] | None = None,
@@ -100,19 +99,21 @@ def restore_into(
     """Restore keys of *source_id* into the running server *into*.
 
     :param into: a destination or source of the settings, or an address, see ``into_destination``.
-    :param snapshot: beginning of its ULID; ``None`` = the newest that holds an RDB.
+    :param snapshot: beginning of its ULID; ``None`` = the newest that holds an RDB, with *to* that leads there.
+    :param to: recovery target (``recovery.FORMS``); default: the snapshot itself. A moment, and a snapshot of an
+        append-only file, are loaded by a throw-away server in the scratch directory first.
     :param keys: patterns as of ``KEYS``, one of which must match; none = every key.
     :param databases: only these of the snapshot; none = all. :param database_map: which goes into another one there.
     :param conflict: ``fail`` writes nothing when a key is there already, nor everything into a server that holds keys;
         ``skip`` keeps what is there, ``replace`` does not.
     :param rate_keys_per_s, rate_bytes_per_s: limits, 0 = none. :param functions: load the libraries of functions, too.
     :param dry_run: only count.
-    :raises SettingsError: :raises NoSuchSnapshot: :raises NotRestorable: the snapshot holds no RDB.
+    :raises SettingsError: :raises NoSuchSnapshot: :raises NotRestorable: the target is outside what can be restored.
     :raises TargetNotEmpty: nothing was written, unless the message says so. :raises TargetError: :raises Damaged:
     :raises Cancelled:
     """
     clock = Stopwatch()
-    settings.stored_source(source_id, "redis")
+    source = settings.stored_source(source_id, "redis")
     plan = Plan(
         patterns=tuple(key.encode() for key in keys),
         databases=frozenset(databases),
@@ -132,13 +133,22 @@ def restore_into(
             else places.first_reachable(settings, source_id, context)
         )
         place = stack.enter_context(opened)
-        manifest = _choose(place, source_id, snapshot)
+        found = recoveries(place, source_id, to, context=context, snapshot=snapshot) if to is not None else {}
+        manifest = next((one.snapshot for one in found.values()), None) or _choose(place, source_id, snapshot)
         stack.enter_context(reading.announced(place, manifest, context))
         reader = SnapshotReader(place, manifest, settings.spool_path)
-        facts = reader.body.facts
-        known = {int(number) for shard in facts.get("shards") or () for number in shard.get("databases") or ()}
-        job = Into(target, stored_rdbs(reader), plan, context, origin=origin_of(facts), databases=sorted(known))
-        found = job.look() if dry_run else job.run()
+        facts, rdbs = reader.body.facts, stored_rdbs(reader)
+        if found or not rdbs:
+            rdbs, origin = stack.enter_context(into_scratch.saved(settings, source, reader, found, context))
+            # A connection that was idle all the while may have been cut.
+            target.close()
+            target = stack.enter_context(opened_target(chosen, context))
+            job = Into(target, rdbs, plan, context, origin=origin)
+        else:
+            origin = versions.shown(str(facts.get("engine", "")), str(facts.get("version", "")))
+            known = {int(number) for shard in facts.get("shards") or () for number in shard.get("databases") or ()}
+            job = Into(target, rdbs, plan, context, origin=origin, databases=sorted(known))
+        numbers = job.look() if dry_run else job.run()
         seconds = clock.seconds
         return RedisRestoreIntoReport(
             job="restore_into",
@@ -148,9 +158,10 @@ def restore_into(
             snapshot=manifest.ulid,
             destination=str(target),
             conflict=conflict,
-            keys_per_s=round((found["restored"] + found["replaced"]) / seconds) if seconds else 0,
+            keys_per_s=round((numbers["restored"] + numbers["replaced"]) / seconds) if seconds else 0,
             dry_run=dry_run,
-            **found,
+            target=next((one.target.text for one in found.values()), None),
+            **numbers,
         )
 
 
@@ -170,25 +181,8 @@ def opened_target(chosen: DestinationSettings, context: JobContext) -> RunningRe
     return RunningRedis(connection, chosen.name, context.cancel)
 
 
-def restore_file_into(target: RunningRedis, path: Path, plan: Plan, context: JobContext) -> dict[str, Any]:
-    """The same from an RDB that lies at *path*: of a scratch server that was recovered to a moment.
-
-    :returns: the numbers of :class:`RedisRestoreIntoReport`; errors are the same, too.
-    """
-
-    def chunks() -> Chunks:
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                yield piece
-
-    return Into(target, [StoredRdb(path.name, path.stat().st_size, chunks)], plan, context).run()
-
-
 def stored_rdbs(reader: SnapshotReader) -> list[StoredRdb]:
-    """The RDBs of a snapshot, one of each shard.
-
-    :raises NotRestorable: there is none.
-    """
+    """The RDBs of a snapshot, one of each shard; of a snapshot of append-only files, none."""
     found = []
     for file in reader.files():
         if _RDB_PATH.fullmatch(file.entry.path):
@@ -198,17 +192,7 @@ def stored_rdbs(reader: SnapshotReader) -> list[StoredRdb]:
                     yield bytes(length) if data is None else data
 
             found.append(StoredRdb(file.entry.path.decode(), file.entry.size, chunks))
-    if not found:
-        raise NotRestorable(
-            f"snapshot {reader.manifest.ulid} holds no RDB: it is of kind {reader.manifest.kind!r}",
-            hint="choose one that does (`mingus list`); or restore it to a directory and start a server there",
-        )
     return found
-
-
-def origin_of(facts: Mapping[str, Any]) -> str:
-    """Who wrote a snapshot: ``Redis 7.0.15``."""
-    return versions.shown(str(facts.get("engine", "")), str(facts.get("version", "")))
 
 
 def _choose(place: Repository, source_id: str, snapshot: str | None) -> Manifest:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ _OUTPUT_LINES = 3
 
 
 @dataclass(frozen=True)
-class _Restored:
+class RestoredServer:
     """One server that was restored, in *root*."""
 
     job: RedisRestore
@@ -122,20 +122,20 @@ class RestoreTest:
             places = {path: scratch / "data" / os.fsdecode(to) for s in job.servers for path, to in s.files.items()}
             self.found.append(compare_files(self.reader, places.get, self.context))
             for stored, placed in zip(job.stored, job.servers, strict=True):
-                one = _Restored(job, stored, placed, scratch / "data")
+                one = RestoredServer(job, stored, placed, scratch / "data")
                 if found is None:
                     self.found.extend(map(one.named, _counted(one, self.context)))
                 else:
                     self._ask_server(one, found, account, restored_s)
         return self.found
 
-    def _ask_server(self, one: _Restored, found: Programs, account: Account | None, restored_s: float) -> None:
+    def _ask_server(self, one: RestoredServer, found: Programs, account: Account | None, restored_s: float) -> None:
         """Level 4 of one server: programs, server, keys, sample, invariants."""
         self._progress("check programs", one)
         self.found.extend(map(one.named, _tools(one, found, account, self.context)))
-        memory.require(_used_bytes(one), memory.available_bytes())
+        memory.require(used_bytes(one), memory.available_bytes())
         server = ThrowAwayRedis(
-            one.root, one.placed, found, account=account, work_dir=one.root.parent, databases=_databases(one.stored),
+            one.root, one.placed, found, account=account, work_dir=one.root.parent, databases=databases_of(one.stored),
             start_timeout_s=self.source.verify.start_timeout_s, checkpoint=self.context.checkpoint,
         )  # fmt: skip
         first_ms = _now_ms()
@@ -156,13 +156,13 @@ class RestoreTest:
             clean = server.stop()
             self.found.append(one.named(Check("L4 stop", clean, "" if clean else "the server did not end by itself")))
 
-    def _questions(self, one: _Restored, server: ThrowAwayRedis, first_ms: int) -> Iterator[Check]:
+    def _questions(self, one: RestoredServer, server: ThrowAwayRedis, first_ms: int) -> Iterator[Check]:
         self._progress("count keys", one)
         measured = _measured(server, first_ms, self.context)
         last_ms = _now_ms() + 1
         if one.is_rdb_alone:
             path = one.base
-            expected = census.of_rdb(_chunks(path), path.name, first_ms, last_ms, self.context.checkpoint)
+            expected = census.of_rdb(chunks_of(path), path.name, first_ms, last_ms, self.context.checkpoint)
             yield from census.compare(expected, measured)
             yield from recorded_keys(one.facts, expected.databases)
             with closing(server.client()) as client:
@@ -178,7 +178,7 @@ class RestoreTest:
         self._progress("invariants", one)
         yield from invariants.evaluate(server.client, self.source.redis.invariants, self.context.checkpoint)
 
-    def _sampled(self, one: _Restored, server: ThrowAwayRedis) -> Iterator[Check]:
+    def _sampled(self, one: RestoredServer, server: ThrowAwayRedis) -> Iterator[Check]:
         """What was sampled at the backup; at another moment it need not be so."""
         path = one.stored.prefix + sample.SAMPLE_PATH
         raw = one.job.contents.read(path)
@@ -190,7 +190,7 @@ class RestoreTest:
         for check in sample.compare(recorded, again, _now_ms()):
             yield Check(f"L4 {check.name}", check.ok, check.detail, check.data)
 
-    def _progress(self, what: str, one: _Restored) -> None:
+    def _progress(self, what: str, one: RestoredServer) -> None:
         self.context.checkpoint()
         self.context.progress("verify L4", 0, 0, f"{what} {one.stored.shard}".rstrip())
 
@@ -242,13 +242,13 @@ def _measured(server: ThrowAwayRedis, first_ms: int, context: JobContext) -> dic
     return found
 
 
-def _counted(one: _Restored, context: JobContext) -> Iterator[Check]:
+def _counted(one: RestoredServer, context: JobContext) -> Iterator[Check]:
     """L3 without a server: the restored RDB, walked."""
     if not one.placed.base:
         return
     now = _now_ms()
     try:
-        found = census.of_rdb(_chunks(one.base), one.base.name, now, now, context.checkpoint)
+        found = census.of_rdb(chunks_of(one.base), one.base.name, now, now, context.checkpoint)
     except Damaged as error:
         yield Check("L3 RDB", False, error.message)
         return
@@ -257,7 +257,7 @@ def _counted(one: _Restored, context: JobContext) -> Iterator[Check]:
         yield from recorded_keys(one.facts, found.databases)
 
 
-def _tools(one: _Restored, found: Programs, account: Account | None, context: JobContext) -> Iterator[Check]:
+def _tools(one: RestoredServer, found: Programs, account: Account | None, context: JobContext) -> Iterator[Check]:
     """What the server's own programs say. They accept what ours refuse (a stale tail), never the other way round."""
     placed = one.placed
     asked = []
@@ -278,7 +278,7 @@ def _tools(one: _Restored, found: Programs, account: Account | None, context: Jo
         yield Check(f"L4 {tool}", done.code == 0, f"{path.name}: {last}" if done.code else path.name)
 
 
-def _used_bytes(one: _Restored) -> int:
+def used_bytes(one: RestoredServer) -> int:
     """Memory that the server had in use, by the RDB; at least as much as there is to load."""
     facts: RdbFacts | None = one.job.rdbs.get(one.placed.base)
     used = (facts.aux if facts else {}).get("used-mem", "")
@@ -287,13 +287,14 @@ def _used_bytes(one: _Restored) -> int:
     return max(int(used) if used.isdecimal() else 0, size) + commands
 
 
-def _databases(stored: StoredServer) -> int:
+def databases_of(stored: StoredServer) -> int:
     """How many databases the server had: an RDB with more than a server has is refused by it."""
     said = str(stored.configuration.get("databases") or "16")
     return int(said) if said.isdecimal() and 0 < int(said) < 1 << 20 else 16
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def chunks_of(path: Path) -> Generator[bytes, None, None]:
+    """The content of a file, in pieces."""
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(bounds.MIB):
             yield chunk
