@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import SourceBusy
+from mingus_engine.jobs.postgres import stream_wal as stream_wal_module
 from mingus_engine.jobs.postgres.stream_wal import stream_wal
+from mingus_engine.repository import logs
 from tests.integration.archives import compare, declared_gaps, index_of, streaming, system_id, write_wal
+from tests.integration.journal import Journal, shown
 from tests.integration.test_archive_wal import changed
+from tests.integration.trouble import remount, small_disk
 from tests.support.fixtures import MakeCluster
-from tests.support.installation import SOURCE, Installation
+from tests.support.installation import FIRST, SOURCE, Installation, running
 from tests.support.postgres import PgCluster
 from tests.support.processes import wait_until
 
 QUICK = {"wal": {"slice_interval_s": 0.2}}
+# Half a MiB of log that does not compress.
+NOISE = "insert into noise select string_agg(md5(random()::text), '') from generate_series(1, 16000) g group by g % 20"
 
 
 def archived_to(mingus: Installation, cluster: PgCluster, timeline: int = 1) -> int:
     """The end of the newest stretch."""
     stretches = index_of(mingus).timeline(system_id(cluster), timeline).stretches()
     return stretches[-1].end if stretches else 0
+
+
+def log_runs(mingus: Installation, cluster: PgCluster) -> set[str]:
+    """The runs whose keys open the archived log."""
+    with mingus.opened() as repository:
+        stored = index_of(mingus).timeline(system_id(cluster), 1).logs
+        return {logs.reference(repository, *log).run for log in stored}
 
 
 def wait_archived(mingus: Installation, cluster: PgCluster, timeline: int = 1) -> None:
@@ -149,6 +165,74 @@ def test_a_repository_that_is_away_for_a_while_costs_nothing(make_cluster: MakeC
         assert service.poll() is None
         compare(mingus, cluster)
         assert declared_gaps(mingus) == []
+
+
+def test_a_full_repository_is_waited_out_with_the_log_kept_by_the_slot(
+    make_cluster: MakeCluster, workspace: Path
+) -> None:
+    cluster = make_cluster(16, wal_segment_mib=1)
+    with small_disk(workspace / "disk", 1 << 20) as disk:
+        first = {FIRST: disk / "repository"}
+        with (
+            Installation.make(
+                workspace / "m", cluster, repositories=first, repository_options={"attempts": 1}, **QUICK
+            ) as mingus,
+            streaming(mingus) as service,
+        ):
+            wait_until(lambda: archived_to(mingus, cluster), "it streams")
+            log = next(iter(mingus.root.glob("stream-*.log")))
+
+            def noticed() -> bool:
+                cluster.execute("create table if not exists noise (b text)", NOISE)
+                return os.strerror(errno.ENOSPC) in log.read_text()
+
+            wait_until(noticed, "the disk is full", timeout_s=60)
+            reached = archived_to(mingus, cluster)
+            write_wal(cluster, 2)
+            assert reached < lsns.parse(cluster.flush_lsn())
+            kept = cluster.value("select restart_lsn from pg_replication_slots where wal_status = 'reserved'")
+            assert lsns.parse(kept) <= reached
+            assert service.poll() is None
+            remount(disk, "size=64m")
+            wait_archived(mingus, cluster)
+            assert service.poll() is None
+            compare(mingus, cluster)
+            assert declared_gaps(mingus) == []
+
+
+def test_a_restore_goes_across_the_renewals_of_run_and_key(
+    make_cluster: MakeCluster, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make_cluster(15, wal_segment_mib=1)
+    journal = Journal(1)
+    journal.prepare(cluster)
+    monkeypatch.setattr(stream_wal_module, "_RUN_S", 0.5)
+    with Installation.make(workspace / "m", cluster, **QUICK) as mingus:
+        mingus.back_up()
+        context = mingus.context(cancel=threading.Event())
+        with ThreadPoolExecutor(1) as pool:
+            service = pool.submit(stream_wal, mingus.settings, SOURCE, context=context)
+            try:
+
+                def renewed() -> bool:
+                    journal.write(cluster, 1)
+                    write_wal(cluster, 1)
+                    wait_archived(mingus, cluster)
+                    return len(log_runs(mingus, cluster)) > 3
+
+                wait_until(renewed, "it was renewed three times", timeout_s=60)
+            finally:
+                context.cancel.set()
+            assert service.result().failures == 0
+        compare(mingus, cluster)
+        assert declared_gaps(mingus) == []
+        with mingus.opened() as repository:
+            keys = [info.name for info in repository.store.list(f"logs/{SOURCE}/keys/")]
+        assert len(keys) >= len(log_runs(mingus, cluster))
+        mingus.restore(workspace / "data", to="latest")
+        with running(workspace, workspace / "data", cluster) as server:
+            wait_until(lambda: not server.value("select pg_is_in_recovery()"), "promoted")
+            assert shown(server) == journal.entries[-1].n
 
 
 @pytest.mark.parametrize("canary", [True, False])
