@@ -30,6 +30,11 @@ from tests.support.processes import wait_until
 from tests.support.s3 import S3Bucket
 
 SEED = 20261123
+_AMCHECK = """
+select bt_index_parent_check(c.oid, heapallindexed => true)
+from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am a on a.oid = c.relam
+where a.amname = 'btree' and c.relpersistence = 'p' and i.indisvalid and i.indisready
+"""
 
 
 @dataclass
@@ -112,6 +117,8 @@ def recovered(story: Story, place: Path, **values: Any) -> int:
     with running(place, place / "data", story.cluster) as server:
         wait_until(lambda: not server.value("select pg_is_in_recovery()"), "recovery ended and the server was promoted")
         assert server.value(ledger.BALANCED)
+        if server.value("select count(*) from pg_available_extensions where name = 'amcheck'"):
+            server.execute("create extension amcheck", _AMCHECK)
         return shown(server)
 
 

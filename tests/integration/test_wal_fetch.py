@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import sysconfig
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,37 @@ def test_only_the_end_of_the_log_looks_like_it(
     assert fetched(installation, target, inside) == 0
     (installation.root / "mingus.yaml").rename(workspace / "settings")
     assert fetched(installation, target, inside) == 200
+
+
+def fetching(target: Path, *, ahead: bool) -> int:
+    """The process that fetches for the server on *target* now, or the one that fetches ahead; 0: none."""
+    for process in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"fetch" in words and (b"--ahead" in words) == ahead and (process / "cwd").readlink() == target:
+                return int(process.name)
+    return 0
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_killed_fetchers_end_or_delay_a_recovery_but_never_let_it_miss_its_target(
+    archived: tuple[Installation, Journal, PgCluster], workspace: Path
+) -> None:
+    installation, journal, cluster = archived
+    entry = journal.entries[-3]
+    target = restored(installation, workspace, to=f"xid:{entry.xid}")
+    for _ in range(2):  # the command itself, first as it begins, then again
+        server = PgCluster.of_directory(cluster.version, target)
+        with server.start(wait=False):
+            os.kill(wait_until(lambda: fetching(target, ahead=False), "it fetches"), signal.SIGKILL)
+            assert server.wait_ended(60) != 0
+            assert "archive recovery complete" not in server.log_tail(400)
+    server = PgCluster.of_directory(cluster.version, target)
+    with server.start(wait=False):
+        os.kill(wait_until(lambda: fetching(target, ahead=True), "it fetches ahead"), signal.SIGKILL)
+        wait_until(lambda: "archive recovery complete" in server.log_tail(400), "recovered", timeout_s=60)
+        wait_until(lambda: not server.value("select pg_is_in_recovery()"), "promoted")
+        assert shown(server) == entry.n
 
 
 @pytest.mark.usefixtures("interpreter")
