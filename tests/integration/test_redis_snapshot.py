@@ -223,3 +223,16 @@ def _with_password(mingus: RedisInstallation, word: str) -> SourceSettings:
     source = mingus.settings.source(SOURCE)
     connection = replace(source.redis.connection, password=Secret(word))
     return replace(source, redis=replace(source.redis, connection=connection))
+
+
+def test_no_key_or_password_of_redis_rests_anywhere_in_plain_text(make_redis: MakeRedis, install: Any) -> None:
+    word, marker = "a-word-that-nobody-may-see", b"session-marker-8d1f"
+    server = make_redis(requirepass=word, masterauth="another-word-like-it", rdbcompression="no")
+    server.fill(2000, prefix=marker.decode() + ":")
+    mingus = install(server)
+    snapshot(mingus)
+    needles = (word.encode(), b"another-word-like-it", marker)
+    files = [path for path in mingus.root.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert [path for path in files if any(needle in path.read_bytes() for needle in needles)] == []
+    assert any(marker in content for content in stored(mingus).values())
