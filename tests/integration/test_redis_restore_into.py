@@ -108,7 +108,7 @@ def test_everything_comes_back_equal_from_a_source_whose_server_is_empty(place: 
 def test_arguments_that_mean_nothing_together_are_refused(place: Place) -> None:
     for arguments, text in [
         (("--into", DESTINATION, "--to", "lsn:0/1"), "is not a recovery target of Redis"),
-        (("--into", DESTINATION, "--to", "latest", "--exclusive"), "are for PostgreSQL"),
+        (("--into", DESTINATION, "--to", "latest", "--exclusive"), "is for sources of kind postgres"),
         (("/nowhere", "--into", DESTINATION), "not both"),
         (("/nowhere", "--keys", "a"), "need --into"),
         (("--into", DESTINATION, "--database", "x"), "not of the form N or N=M"),

@@ -34,8 +34,6 @@ def add(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def run(args: argparse.Namespace, session: Session) -> int:
     """Run the command."""
-    if args.timeline is not None or not args.inclusive:
-        raise UsageError("--timeline, --inclusive and --exclusive are for PostgreSQL")
     if args.into:
         return into_redis.run(args, session)
     into_redis.require_none(args)
