@@ -386,6 +386,11 @@ class Settings:
         """The spool directory."""
         return Path(self.spool_directory) if self.spool_directory else self.state_path / "spool"
 
+    def scratch_path(self, source: SourceSettings) -> Path:
+        """Where restore tests of *source* restore to."""
+        chosen = source.verify.scratch_directory
+        return Path(chosen) if chosen else self.state_path / "scratch"
+
     def source(self, source_id: str, kind: str | None = None) -> SourceSettings:
         """The source *source_id*, which must be of *kind* where that is given.
 

@@ -222,8 +222,7 @@ class _Extraction:
             self._programs = programs.find(self._destination.version, self._destination.settings.bin_directory)
         for name in ("pg_dump", "pg_restore"):
             self._programs.path(name)
-        chosen = self._source.verify.scratch_directory
-        self._scratch_parent = Path(chosen) if chosen else self._settings.state_path / "scratch"
+        self._scratch_parent = self._settings.scratch_path(self._source)
         restored = self._restore(self._scratch_parent).plan()
         self.plan = {
             **restored.as_dict(),

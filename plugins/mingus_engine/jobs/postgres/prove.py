@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
-from pathlib import Path
 
 from mingus_engine.checks import Check
 from mingus_engine.errors import Damaged, LogMissing, ObjectMissing, SettingsError
@@ -50,8 +49,7 @@ class PostgresProver:
         """Reading for a restore decrypts and re-hashes everything, so level 2 is in the levels above it."""
         if level == 2:
             return [integrity.readable(reader, self._context)]
-        chosen = self._source.verify.scratch_directory
-        parent = Path(chosen) if chosen else self._settings.state_path / "scratch"
+        parent = self._settings.scratch_path(self._source)
         test = RestoreTest(self._source, reader, parent, self._context)
         newest: datetime | None = datetime.fromisoformat(str(reader.body.facts["stopped_at"]))
         if self._recovery is not None:

@@ -46,8 +46,7 @@ def saved(
     """
     account = accounts.account(source.run_as)
     owner = account.owner if account else None
-    chosen = source.verify.scratch_directory
-    with scratch_directory(Path(chosen) if chosen else settings.state_path / "scratch", owner) as scratch:
+    with scratch_directory(settings.scratch_path(source), owner) as scratch:
         job = RedisRestore(reader, scratch / "data", context, recoveries=recoveries)
         newest = max(job.contents.rdb_version(stored) for stored in job.stored)
         found = programs.find(job.engine, job.version, newest, source.bin_directory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 from mingus_engine.checks import Check
 from mingus_engine.errors import Damaged, LogMissing, ObjectMissing, SettingsError
@@ -49,8 +48,7 @@ class RedisProver:
         """Reading for a restore decrypts and re-hashes everything, so level 2 is in the levels above it."""
         if level == 2:
             return list(self._read(reader))
-        chosen = self._source.verify.scratch_directory
-        parent = Path(chosen) if chosen else self._settings.state_path / "scratch"
+        parent = self._settings.scratch_path(self._source)
         test = RestoreTest(self._source, reader, parent, self._context, self._recoveries)
         moments = [one.moment for one in self._recoveries.values() if one.moment is not None]
         if not self._recoveries and (stopped := reader.body.facts.get("stopped_at")):

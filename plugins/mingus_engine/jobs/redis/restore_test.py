@@ -20,7 +20,7 @@ import redis
 
 from mingus_engine import bounds
 from mingus_engine.checks import Check
-from mingus_engine.errors import ComponentMissing, Damaged, VerificationFailed
+from mingus_engine.errors import ComponentMissing, Damaged, SourceError, VerificationFailed
 from mingus_engine.jobs.comparing import compare_files
 from mingus_engine.jobs.context import JobContext, Stopwatch
 from mingus_engine.jobs.redis import census, invariants
@@ -150,7 +150,7 @@ class RestoreTest:
             self.found.append(one.named(Check("L4 start", True, f"loaded after {started.loaded_s} s")))
             try:
                 self.found.extend(map(one.named, self._questions(one, server, first_ms)))
-            except redis.RedisError as error:
+            except (redis.RedisError, SourceError) as error:
                 said = " ".join(str(error).split())[:300]
                 self.found.append(one.named(Check("L4 questions", False, f"the restored server: {said}")))
             clean = server.stop()
