@@ -85,9 +85,14 @@ class DirectoryTarget:
         places.require_apart(self.directories)
         for path in self.directories:
             places.inspect(path, self._owner, empty=not self._delta)
-        if self._delta:
-            return  # what is there already is most of it
         needed = {self.root: needed_bytes} if isinstance(needed_bytes, int) else dict(needed_bytes)
+        if self._delta:
+            # The least that must come: what is there is mended in place, and what is too much goes at the end.
+            for path in needed:
+                with translated(path):
+                    size, files = places.held(path)
+                needed[path] = max(0, needed[path] - size)
+                needed_files = max(0, needed_files - files)
         places.require_space(needed, needed_files)
 
     def prepare(self, needed_bytes: Mapping[Path, int] | int = 0, needed_files: int = 0) -> None:

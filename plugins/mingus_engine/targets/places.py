@@ -76,6 +76,18 @@ def require_space(needed: Mapping[Path, int], needed_files: int) -> None:
             raise TargetTooSmall(f"target {shown(path)} has {free.f_favail} inodes free, {needed_files} are needed")
 
 
+def held(path: Path) -> tuple[int, int]:
+    """Bytes and files below *path*, which may not be there. Sizes, as of what is restored, not what a disk gives."""
+    size = files = 0
+    with suppress(FileNotFoundError):
+        for _, _, names, folder in os.fwalk(path, follow_symlinks=False):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    size += os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+                    files += 1
+    return size, files
+
+
 def require_apart(paths: Iterable[Path]) -> None:
     """Refuse directories of one restore that are the same or lie in each other.
 

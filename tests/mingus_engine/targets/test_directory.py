@@ -432,6 +432,19 @@ def test_a_file_system_that_fills_up_is_named_and_the_restore_can_be_abandoned(s
 
 
 @needs_root
+def test_a_delta_needs_space_only_for_what_is_not_there(small_file_system):
+    root = small_file_system / "root"
+    root.mkdir()
+    (root / "a").write_bytes(bytes(700 << 10))
+    with pytest.raises(TargetTooSmall, match=f"{400 << 10} bytes are needed"):
+        DirectoryTarget(root, delta=True).prepare(1100 << 10)
+    assert [path.name for path in root.iterdir()] == ["a"]
+    target = DirectoryTarget(root, delta=True)
+    target.prepare(900 << 10)
+    target.close()
+
+
+@needs_root
 def test_a_read_only_file_system_is_refused(small_file_system):
     subprocess.run(["mount", "-o", "remount,ro", small_file_system], check=True)
     with pytest.raises(TargetError, match="read-only"):
