@@ -166,8 +166,11 @@ def test_a_failover_by_sentinels_is_followed(make_redis: MakeRedis, make_sentine
     with RedisInstallation.make(workspace / "m", primary, connection=how, **QUICK) as mingus:
         with streaming(mingus) as (service, _):
             wait_until(mingus.manifests, "it takes a snapshot by itself", timeout_s=60)
+            sentinel.execute("SENTINEL", "DEBUG", "INFO-PERIOD", 50)
             fill(primary)
             wait_recorded(mingus, primary)
+            # The reader is no replica that a Sentinel would remember for ever.
+            assert len(sentinel.execute("SENTINEL", "REPLICAS", "mymaster")) == 1
             primary.kill()
             asked = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")
             wait_until(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mingus_engine.errors import NotRestorable
+from mingus_engine.errors import NotRestorable, SourceDenied
 from mingus_engine.jobs.redis import recovery
 from mingus_engine.jobs.redis.drain_stream import RedisStreamReport, drain_stream
 from mingus_engine.jobs.redis.restore import restore_redis
@@ -33,6 +33,16 @@ def installed(make_redis: MakeRedis, workspace: Path, **config: Any) -> Iterator
     server.client().set("first", "key")
     with RedisInstallation.make(workspace / "m", server, repository_options={"attempts": 1}, **QUICK) as mingus:
         yield server, mingus
+
+
+@contextmanager
+def installed_as(workspace: Path, server: RedisServer, user: str, password: str) -> Iterator[RedisInstallation]:
+    """What records the commands of *server* as an ACL user."""
+    file = workspace / "password"
+    file.write_text(password)
+    how = {**server.connection(), "user": user, "password_env": "", "password_file": str(file)}
+    with RedisInstallation.make(workspace / "m", server, connection=how, **QUICK) as mingus:
+        yield mingus
 
 
 def drain(mingus: RedisInstallation, **context: Any) -> RedisStreamReport:
@@ -123,9 +133,9 @@ def test_windows_and_moments(make_redis: MakeRedis, workspace: Path) -> None:
 
 def test_a_backlog_that_was_overrun_is_a_declared_gap_and_a_new_base(make_redis: MakeRedis, workspace: Path) -> None:
     with installed(make_redis, workspace, repl_backlog_size="16384") as (server, mingus):
-        first = drain(mingus)
-        server.client().set("small", "x")
         drain(mingus)
+        server.client().set("small", "x")
+        before = drain(mingus)
         server.fill(3000)
         third = drain(mingus)
         assert third.base is not None
@@ -141,7 +151,7 @@ def test_a_backlog_that_was_overrun_is_a_declared_gap_and_a_new_base(make_redis:
         assert digest(recovered(make_redis, mingus)) == digest(server)
         with pytest.raises(NotRestorable):
             recovered(make_redis, mingus, f"offset:{gap['from'] + 100}")
-        assert recovered(make_redis, mingus, f"time:{first.reaches}").client().dbsize() == 1
+        assert recovered(make_redis, mingus, f"time:{before.reaches}").client().dbsize() == 2
 
 
 def test_a_small_backlog_is_warned_of(make_redis: MakeRedis, workspace: Path) -> None:
@@ -243,3 +253,33 @@ def test_a_moment_is_restored_and_proven_from_the_recorded_commands(make_redis: 
         )  # fmt: skip
         assert report.ok, report.checks
         assert report.rpo_s is not None
+
+
+RIGHTS = "+ping +psync +replconf +info +time +multi +exec +client|setname +client|id +client|list"
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_user_needs_few_rights_to_record(make_redis: MakeRedis, workspace: Path, guarded: bool) -> None:
+    """Without the last ones two readers would not notice each other: that is said."""
+    server = make_redis(requirepass="admin-pw")
+    server.client().set("first", "key")
+    rights = RIGHTS.split()
+    rights = rights if guarded else rights[:7]
+    server.execute("ACL", "SETUSER", "mingus", "on", ">stream-pw", "resetkeys", "-@all", *rights)
+    with installed_as(workspace, server, "mingus", "stream-pw") as mingus:
+        drain(mingus)
+        fill(server)
+        assert drain(mingus).gaps == []
+        assert any("cannot be told" in message for message in mingus.messages) is not guarded
+        assert digest(recovered(make_redis, mingus)) == digest(server)
+
+
+def test_a_right_that_is_missing_is_named(make_redis: MakeRedis, workspace: Path) -> None:
+    server = make_redis(requirepass="admin-pw")
+    server.execute("ACL", "SETUSER", "mingus", "on", ">stream-pw", "resetkeys", "-@all", "+ping", "+info", "+time")
+    with (
+        installed_as(workspace, server, "mingus", "stream-pw") as mingus,
+        pytest.raises(SourceDenied) as denied,
+    ):
+        drain(mingus)
+    assert "stream-pw" not in str(denied.value)

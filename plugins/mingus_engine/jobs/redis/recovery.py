@@ -188,14 +188,16 @@ class _Resolution:
 
     def _time(self, window: Window, point: BasePoint) -> RedisRecovery | None:
         moment = self._target.moment or EPOCH_2000
-        if window.end_time is None or moment > window.end_time or point.at is None or moment < point.at:
+        if window.end_time is None or moment > window.end_time:
             return None
         if window.form == "aof":
-            return self._time_in_file(point, moment)
+            return self._time_in_file(point, moment) if point.at is not None and moment >= point.at else None
         clock_us = (moment - EPOCH_2000) // timedelta(microseconds=1)
         pieces = self._pieces(window, point, window.end)
         before, after = self._found.stream.sample_before(pieces, clock_us)
         if before is None:
+            if point.at is None or moment < point.at:
+                return None
             # Between the snapshot and the first sample behind it.
             return self._of_stream(
                 window, point, point.offset, point.at, "the snapshot itself: nothing nearer is known"

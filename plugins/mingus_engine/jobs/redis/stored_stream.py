@@ -138,6 +138,14 @@ class StoredStream(StoredLogs):
                 return Sample(time_of(clock, str(piece.log.name)), offset)
         return None
 
+    def oldest_sample(self, pieces: Sequence[Piece]) -> Sample | None:
+        """The oldest of *pieces*; ``None`` = unknown."""
+        for piece in pieces:
+            if found := self.samples(piece):
+                offset, clock = min(found, key=lambda sample: sample[1])
+                return Sample(time_of(clock, str(piece.log.name)), offset)
+        return None
+
     def sample_before(self, pieces: Sequence[Piece], clock_us: int) -> tuple[Sample | None, Sample | None]:
         """The newest sample not after a moment, and the oldest after it; ``None`` = there is none."""
         before: Sample | None = None
@@ -158,11 +166,7 @@ class StoredStream(StoredLogs):
                 if number < len(found):
                     return before, Sample(time_of(found[number][1], str(piece.log.name)), found[number][0])
                 break
-        for piece in pieces[low:]:
-            if found := self.samples(piece):
-                offset, clock = min(found, key=lambda sample: sample[1])
-                return before, Sample(time_of(clock, str(piece.log.name)), offset)
-        return before, None
+        return before, self.oldest_sample(pieces[low:])
 
 
 def put_history(to: StreamDestination, stored: StoredStream, follows: str, until: int) -> bool:

@@ -32,8 +32,8 @@ class BasePoint:
 
     :param form: ``rdb``, or ``aof``: the backup of an append-only file. :param offset: of replication, that its RDB
         ends with; of an append-only file: bytes of its last file, up to where it can be restored.
-    :param at: when its RDB was begun, by the server's clock; of an append-only file: the first moment that can be
-        restored. :param reaches: of an append-only file: the last one.
+    :param at: everything in its RDB was executed before, by the server's clock; of an append-only file: the first
+        moment that can be restored. :param reaches: of an append-only file: the last one.
     :param exact: whether moments between can be restored (an append-only file needs annotations for that).
     """
 
@@ -256,13 +256,19 @@ class Recoverable:
                 window = Window(
                     "stream", shard, path.replid, group[0].offset, end, tuple(p.snapshot for p in group), group[0].at
                 )
-                sample = self.stream.newest_sample(path.pieces(group[0].offset, end)) if end > window.start else None
-                window = replace(window, end_time=sample.at if sample else group[-1].at)
-                made.append((order[group[-1].snapshot], window))
+                made.append((order[group[-1].snapshot], self._timed(window, path, group)))
         made += [(order[p.snapshot], _of_file(p)) for p in self.points if p.form == "aof"]
         never = datetime.min.replace(tzinfo=UTC)
         # A server that was set back goes on twice from the same snapshot.
         yield from (window for _, window in sorted(made, key=lambda found: (found[0], found[1].end_time or never)))
+
+    def _timed(self, window: Window, path: StreamPath, group: Sequence[BasePoint]) -> Window:
+        pieces = path.pieces(window.start, window.end)
+        first, last = self.stream.oldest_sample(pieces), self.stream.newest_sample(pieces)
+        if first is None or last is None:
+            return replace(window, end_time=group[-1].at)
+        opens = group[0].at
+        return replace(window, start_time=min(opens, first.at) if opens else first.at, end_time=last.at)
 
 
 def base_points(snapshot: str, facts: Mapping[str, Any]) -> Iterator[BasePoint]:
@@ -276,7 +282,8 @@ def base_points(snapshot: str, facts: Mapping[str, Any]) -> Iterator[BasePoint]:
             yield BasePoint(snapshot, name, replid, end, first or reaches, form, reaches, exact=first is not None)
         elif replid:
             ctime = shard.get("rdb", {}).get("aux", {}).get("ctime", "")
-            at = _unix(int(ctime)) if str(ctime).isdigit() else _parsed(facts["stopped_at"])
+            # It was begun within that second: nothing in it was executed after the next one began.
+            at = _unix(int(ctime) + 1) if str(ctime).isdigit() else _parsed(facts["stopped_at"])
             yield BasePoint(snapshot, name, replid, int(shard["offset"]), at, form)
 
 
