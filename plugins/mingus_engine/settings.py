@@ -181,7 +181,8 @@ class VerifySettings:
 class WalSettings:
     """How the write-ahead log of a source is archived.
 
-    :param scheduled: whether the DAG ``backup_postgres_wal`` archives it.
+    :param scheduled: whether the DAG ``backup_postgres_wal`` archives it; off where the server pushes its log, which is
+        then shipped with each snapshot.
     :param slot: name of the replication slot; empty = ``mingus_<source id>`` (see :attr:`SourceSettings.wal_slot`).
     :param slice_interval_s: a streaming archiver stores what is new of the unfinished segment this often.
     :param idle_sample_s: while nothing is written, how often "archived up to now" is stored, at most.

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from mingus_engine.errors import MingusError
-from mingus_engine.jobs.ship import ShipReport, ship_logs
+from mingus_engine.jobs.ship import ShipReport, ship, ship_logs
 from mingus_engine.repository import records
 from mingus_engine.store.faulty import Fault
 from tests.integration.archives import compare, index_of, system_id, write_wal
+from tests.integration.test_archive_wal import changed
 from tests.support.fixtures import MakeCluster
 from tests.support.installation import FIRST, SECOND, SOURCE, Installation
 
@@ -83,3 +84,18 @@ def test_shipping_snapshots_brings_the_archived_log_along(make_cluster: MakeClus
         assert compare(mingus, cluster, repository=SECOND) == compare(mingus, cluster)
         again = mingus.ship()
         assert (again.objects_put, again.logs) == (0, 0)
+
+
+def test_log_that_is_only_pushed_comes_along_with_each_snapshot(make_cluster: MakeCluster, workspace: Path) -> None:
+    cluster = make_cluster(18, wal_segment_mib=1)
+    with Installation.make(workspace / "m", cluster) as mingus:
+        snapshot = mingus.back_up().snapshot
+        write_wal(cluster, 2)
+        mingus.archive_wal(ship=False)  # as a push stores it
+        for scheduled in (True, False):
+            settings = changed(mingus, scheduled=scheduled)
+            report = ship(
+                settings, SOURCE, origin=FIRST, destination=SECOND, snapshot=snapshot, context=mingus.context()
+            )
+            assert (report.logs > 0) is not scheduled
+        assert compare(mingus, cluster, repository=SECOND) == compare(mingus, cluster)

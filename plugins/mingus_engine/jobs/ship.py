@@ -57,7 +57,8 @@ def ship(
 ) -> ShipReport:
     """Bring what *origin* has of *source_id* to *destination*.
 
-    :param snapshot: only this one (ULID or its beginning); default: all, and the archived log.
+    :param snapshot: only this one (ULID or its beginning); default: all, and the archived log. Log that the server
+        pushes, and nothing drains on a schedule, comes along in any case: nobody else would ship it.
     :raises MingusError: what was put stays and is used by the next try.
     """
     clock = Stopwatch()
@@ -71,7 +72,7 @@ def ship(
         stack.callback(run.close)
         shipment = _Shipment(here, there, run, settings, context)
         committed = [stored for manifest in wanted if (stored := shipment.ship(manifest))]
-        copied = 0 if snapshot else shipment.ship_logs(seen)
+        copied = shipment.ship_logs(seen) if not snapshot or _pushed_only(settings, source_id) else 0
         run.end(committed)
         if not snapshot and (damaged := list(seen.damaged_snapshots().values())):
             raise Damaged(f"{len(damaged)} snapshots were not shipped: {'; '.join(damaged)}")
@@ -119,6 +120,11 @@ def ship_logs(settings: Settings, source_id: str, *, origin: str, destination: s
         bytes_put=shipment.bytes_put,
         logs=copied,
     )
+
+
+def _pushed_only(settings: Settings, source_id: str) -> bool:
+    """Whether no scheduled archiver ships the log of this source; one that the settings do not name has none."""
+    return any(s.id == source_id and s.kind == "postgres" and not s.wal.scheduled for s in settings.sources)
 
 
 def _both(
