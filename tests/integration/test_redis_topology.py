@@ -126,6 +126,18 @@ def test_a_promotion_before_the_fork_is_noticed(
     assert mingus.manifests() == []
 
 
+def test_an_rdb_that_was_begun_for_another_replica_before_is_not_taken(make_redis: MakeRedis, install: Any) -> None:
+    primary = make_redis(repl_diskless_sync="no")
+    primary.fill(300)
+    following(make_redis, primary)  # from now on offsets count
+    primary.execute("CONFIG", "SET", "rdb-key-save-delay", 4000)
+    make_redis(replicaof=primary, start=False).start(wait=False)
+    wait_until(lambda: primary.info()["rdb_bgsave_in_progress"], "it saves for the other one")
+    primary.fill(10, prefix="late:")
+    report = snapshot(install(primary, prefer_replica=False))
+    assert (report.keys, report.flagged) == (310, False)
+
+
 def test_a_primary_that_persists_nothing_is_warned_of(make_redis: MakeRedis, install: Any) -> None:
     primary = make_redis()
     primary.fill(10)

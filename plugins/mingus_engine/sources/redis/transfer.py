@@ -24,6 +24,8 @@ from mingus_engine.sources.redis.rdb_stream import Framing, RdbStream, TransferC
 from mingus_engine.sources.redis.server import Info, read_info
 from mingus_engine.sources.slabs import SlabItem, SlabPool
 
+# Each attempt waits for a save that another replica asked for.
+_FORKS_MOST = 3
 _BUFFER_LIMIT = "client-output-buffer-limit"
 
 
@@ -81,8 +83,8 @@ class Transfer:
             yield from self._streamed(client, first)
 
     def _streamed(self, client: redis.Redis, first: Sample | None) -> Iterator[SlabItem]:
-        with Link(self.conn, self._stop) as link:
-            sync = psync.full_sync(link, self._settings.save_timeout_s)
+        with contextlib.ExitStack() as stack:
+            link, sync = self._fork(stack)
             self.replid, self.offset = sync.replid, sync.offset
             self._forked(client, first)
             silence_s = min(psync.SILENCE_S, self._settings.save_timeout_s)
@@ -95,6 +97,25 @@ class Transfer:
             except (TransferCut, SourceUnreachable) as error:
                 raise self._cut(error.message, stream, time.monotonic() - began, rdb_only=sync.rdb_only) from None
             self.seconds = time.monotonic() - began
+
+    def _fork(self, stack: contextlib.ExitStack) -> tuple[Link, psync.FullSync]:
+        """Have the server fork now, by a link that *stack* closes.
+
+        A server that saves for another replica would send that RDB again: begun before we asked, so it need not hold
+        what was acknowledged by then, and what was sampled says nothing of it.
+        """
+        asked_at = self.before.number("master_repl_offset") if self.before is not None else 0
+        for _ in range(_FORKS_MOST):
+            with contextlib.ExitStack() as attempt:
+                link = attempt.enter_context(Link(self.conn, self._stop))
+                sync = psync.full_sync(link, self._settings.save_timeout_s)
+                if sync.offset >= asked_at:
+                    stack.push(attempt.pop_all())
+                    return link, sync
+        raise BackupBroken(
+            f"{place(self.conn)}: sent {_FORKS_MOST} times what it had begun to save for other replicas before",
+            hint="try again when fewer replicas are being filled",
+        )
 
     def _saved(self, client: redis.Redis, first: Sample | None) -> Iterator[SlabItem]:
         file, began_s = bgsave.save(
