@@ -384,4 +384,7 @@ def test_a_second_of_an_annotated_file_is_a_place_to_end(make_redis: MakeRedis, 
         report = windows(mingus.settings, SOURCE, "first", context=mingus.context())
         (window,) = report.repositories[0]["windows"]
         assert (window["form"], window["start_offset"]) == ("aof", 0)
+        back_up(mingus)  # looks at what is new only
+        report = windows(mingus.settings, SOURCE, "first", context=mingus.context())
+        assert [w["start_time"] for w in report.repositories[0]["windows"]] == [window["start_time"]] * 2
         assert proven(mingus).ok

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mingus_engine.errors import NotRestorable, SourceDenied
+from mingus_engine.jobs.back_up import back_up
 from mingus_engine.jobs.redis import recovery
 from mingus_engine.jobs.redis.drain_stream import RedisStreamReport, drain_stream
 from mingus_engine.jobs.redis.restore import restore_redis
@@ -283,3 +284,49 @@ def test_a_right_that_is_missing_is_named(make_redis: MakeRedis, workspace: Path
     ):
         drain(mingus)
     assert "stream-pw" not in str(denied.value)
+
+
+@pytest.mark.parametrize("how", ["a replica", "a save"])
+def test_commands_follow_a_snapshot_that_no_selection_of_a_database_follows(
+    make_redis: MakeRedis, workspace: Path, how: str
+) -> None:
+    """A primary that forks for a reader selects the database anew in its stream; for others it does not."""
+    server = make_redis()
+    other = server.client(7)
+    other.set("first", "key")
+    options: dict[str, Any] = {"transport": "bgsave", "data_directory": str(server.directory)}
+    if how == "a replica":
+        replica = make_redis(replicaof=server)
+        wait_until(lambda: replica.client(7).get("first"), "the replica follows")
+        options = {}
+    with RedisInstallation.make(workspace / "m", server, **QUICK, **options) as mingus:
+        drain(mingus)
+        other.set("second", "key")
+        drain(mingus)
+        back_up(mingus.settings, SOURCE, context=mingus.context())
+        other.set("third", "key")
+        assert drain(mingus).gaps == []
+        (shard,) = mingus.facts(mingus.manifests()[-1])["shards"]
+        assert shard["rdb"]["aux"]["repl-stream-db"] == "7"
+        again = recovered(make_redis, mingus)
+        assert digest(again) == digest(server)
+        assert again.client().dbsize() == 0
+
+
+def test_a_damaged_history_makes_the_window_shorter_and_is_named(make_redis: MakeRedis, workspace: Path) -> None:
+    with installed(make_redis, workspace, save="3600 1") as (server, mingus):
+        drain(mingus)
+        server.client().set("k", "v")
+        reached = drain(mingus).position
+        server.restart()
+        server.client().set("after", "it")
+        drain(mingus)
+        (history,) = (mingus.root / "first" / "logs").rglob("*history/*")
+        raw = bytearray(history.read_bytes())
+        raw[-20] ^= 1
+        history.chmod(0o644)
+        history.write_bytes(raw)
+        report = windows(mingus.settings, SOURCE, "first", context=mingus.context())
+        (place,) = report.repositories
+        assert len(place["damaged"]) == 1
+        assert [w["end_offset"] for w in place["windows"]] == [reached]

@@ -118,7 +118,8 @@ class StoredStream(StoredLogs):
         """The containers that say what *replid* follows."""
         prefix = f"logs/{self.source}/{names.history_lineage(system_id(replid), 1)}/"
         listed = [(names.log(i.name), i) for i in self.repository.store.list(prefix) if i.name not in self._planned]
-        return [StoredLog(name, info.size) for name, info in listed if name is not None]
+        found = (StoredLog(name, info.size) for name, info in listed if name is not None)
+        return [log for log in found if str(log.name) not in self.damaged]
 
     def samples(self, piece: Piece) -> list[tuple[int, int]]:
         """Offset and clock (µs since 2000) of each sample of a piece, ascending. :raises DamagedLog:"""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from mingus_engine.jobs.redis.stream_store import system_id
 from mingus_engine.repository.log_index import LogIndex
+from mingus_engine.sources.redis.choosing import LAG_MAX_BYTES
 from mingus_engine.sources.redis.stream import Replication
 
 
@@ -48,7 +49,8 @@ class Position:
 def position(
     index: LogIndex, server: Replication, snapshots: Mapping[str, Sequence[int]], last_replid: str = ""
 ) -> Position:
-    """Where to go on: where what is stored ends, else at the newest snapshot that the server can still go on from.
+    """Where to go on: where what is stored ends, else at the newest snapshot that the server can still go on from,
+    else about now.
 
     :param snapshots: history → offsets of its snapshots, ascending.
     :param last_replid: of the history that was recorded last; empty = nothing was.
@@ -64,7 +66,9 @@ def position(
     last = server.replid if stored_to(index, server.replid) is not None else last_replid
     lost_from = stored_to(index, last) if last else None
     why = why or f"the server has another history ({server.replid[:8]}…)"
-    here = Position(server.replid, server.offset, begins=True)
+    # A little before the present: the snapshot to come may be read from a replica, which is a little behind.
+    earliest = server.offset if server.backlog_start is None else server.backlog_start
+    here = Position(server.replid, max(earliest, server.offset - LAG_MAX_BYTES), begins=True)
     for replid in histories:
         for offset in reversed(snapshots.get(replid, ())):
             if here.begins and not server.trouble(replid, offset):

@@ -17,10 +17,10 @@ from mingus_engine.errors import SourceUnsupported
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.redis.stored_stream import StoredStream, put_history
 from mingus_engine.jobs.redis.stream_position import Gap, Position, position, stored_to
-from mingus_engine.jobs.redis.stream_store import StreamDestination, StreamStore
+from mingus_engine.jobs.redis.stream_store import StreamDestination, StreamStore, system_id
 from mingus_engine.jobs.redis.windows import Recoverable
 from mingus_engine.redis.client import place
-from mingus_engine.repository import names, records, state
+from mingus_engine.repository import logs, names, records, state
 from mingus_engine.repository.writer import UNUSABLE, WriteRun
 from mingus_engine.settings import RedisConnection, Settings
 from mingus_engine.sources.redis.discovery import discover
@@ -95,7 +95,11 @@ class StreamSession:
             if point.form != "aof":
                 snapshots.setdefault(point.replid, []).append(point.offset)
         last = self._last_history()
-        self.position = position(self._stored.index, self.server_state, snapshots, last)
+        # What a fenced run put may go: it counts only where the server could not send it again anyway.
+        index = logs.counted(
+            run.repository, self._stored.index, run.state.fences, beyond=self.server_state.backlog_start or 0
+        )
+        self.position = position(index, self.server_state, snapshots, last)
         self._note_step_back(last)
         if self.position.gap is not None:
             self._declare(self.position.gap)
@@ -198,9 +202,9 @@ class StreamSession:
 
     def _newest_sample(self) -> Sample:
         replid, end = self.position.replid, self.position.offset
-        logs = [] if self.position.begins else self._stored.index.timeline(int(replid[:16], 16), 1).logs
+        stored = [] if self.position.begins else self._stored.index.timeline(system_id(replid), 1).logs
         newest = Sample()
-        for log in (log for log in logs if log.name.end == end):
+        for log in (log for log in stored if log.name.end == end):
             try:
                 directory = self._stored.directory(log)
             except UNUSABLE:
@@ -211,9 +215,9 @@ class StreamSession:
     def _last_history(self) -> str:
         """The history that was recorded last, by the server's clocks."""
         newest, replid = -1, ""
-        for logs in self._stored.index.timelines.values():
+        for history in self._stored.index.timelines.values():
             try:
-                directory = self._stored.directory(logs.logs[-1])
+                directory = self._stored.directory(history.logs[-1])
             except UNUSABLE:
                 continue
             if directory.server_clock_us > newest:

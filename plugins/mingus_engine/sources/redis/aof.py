@@ -114,13 +114,13 @@ class AofBackup:
             self._files = self._whole_files(directory, filename)
         self._around.after()
         parent = self._choose_parent({"form": "aof", "started_at": started_at})
-        known = _known(parent.facts if parent is not None else {})
+        then: Mapping[str, Any] = parent.facts if parent is not None else {}
+        known = _known(then)
         stamps = self._files.examine(lambda file: _found_whole(file, known), self._checkpoint)
         files = self._files
         cut = files.files[-1]
         if cut.whole < cut.size:
             self._log(f"{cut.entry.name}: {cut.size - cut.whole} bytes of an unfinished command are left out")
-        then = parent.facts if parent is not None else {}
         self._facts = {
             **self._around.facts(),
             "rdb_version": files.base.version if files.base is not None else int(then.get("rdb_version", 0)),
@@ -135,7 +135,7 @@ class AofBackup:
                     for f in files.files
                 ],
                 "left_out_bytes": cut.size - cut.whole,
-                "first_stamp": stamps[0].seconds if stamps else None,
+                "first_stamp": _first_stamp(then, files) or (stamps[0].seconds if stamps else None),
                 "last_stamp": stamps[-1].seconds if stamps else None,
             },
         }  # fmt: skip
@@ -280,6 +280,13 @@ def _known(then: Mapping[str, Any]) -> dict[str, int]:
     """File name → up to where the parent found it whole."""
     files = then.get("aof", {}).get("files", ()) if then.get("form") == "aof" else ()
     return {str(file["name"]): int(file["bytes"]) for file in files}
+
+
+def _first_stamp(then: Mapping[str, Any], files: AofFiles) -> int | None:
+    """What the parent found, where the same files go on: only what is new of them was looked at."""
+    known = _known(then)
+    same = all(0 < known.get(file.entry.name, 0) <= file.size for file in files.files[:2])
+    return then["aof"].get("first_stamp") if known and same else None
 
 
 def _found_whole(file: OpenFile, known: Mapping[str, int]) -> int:

@@ -7,6 +7,7 @@ from mingus_engine.jobs.redis.stream_store import system_id
 from mingus_engine.repository import log_index, names
 from mingus_engine.repository.log_index import LogIndex, StoredLog
 from mingus_engine.repository.names import LogName
+from mingus_engine.sources.redis.choosing import LAG_MAX_BYTES
 from mingus_engine.sources.redis.stream import Replication
 
 OLD, NOW, OTHER = "0a" * 20, "1b" * 20, "2c" * 20
@@ -37,14 +38,14 @@ def test_what_the_old_primary_had_alone_is_not_gone_on_with() -> None:
     index = stored((OLD, 0, 90))
     here = position(index, server(100, 10, replid2=OLD, shared_to=80), {}, OLD)
     assert here.begins
-    assert here.gap == Gap(OLD, 90, NOW, 100, "the server's share of that history ends at 80")
+    assert here.gap == Gap(OLD, 90, NOW, 10, "the server's share of that history ends at 80")
 
 
 def test_a_backlog_that_is_too_short_is_a_gap() -> None:
     here = position(stored((NOW, 0, 50)), server(1000, 800), {}, NOW)
-    assert (here.offset, here.begins) == (1000, True)
+    assert (here.offset, here.begins) == (800, True)
     assert here.gap is not None
-    assert here.gap.as_dict()["bytes"] == 950
+    assert here.gap.as_dict()["bytes"] == 750
     assert "750 bytes are gone" in here.gap.why
 
 
@@ -59,12 +60,12 @@ def test_nothing_stored_goes_on_at_the_newest_snapshot_and_is_no_gap() -> None:
     here = position(stored(), server(1000, 800), {NOW: [900], OTHER: [950]})
     assert (here.offset, here.begins, here.gap) == (900, False, None)
     here = position(stored(), server(1000, 950), {NOW: [900]})
-    assert (here.offset, here.begins, here.gap) == (1000, True, None)
+    assert (here.offset, here.begins, here.gap) == (950, True, None)
 
 
 def test_a_server_with_another_history_is_begun_anew() -> None:
     here = position(stored((OTHER, 0, 5000)), server(100, 10), {}, OTHER)
-    assert (here.replid, here.offset, here.begins) == (NOW, 100, True)
+    assert (here.replid, here.offset, here.begins) == (NOW, 10, True)
     assert here.gap is not None
     assert (here.gap.replid, here.gap.start, here.gap.as_dict()["bytes"]) == (OTHER, 5000, None)
 
@@ -72,3 +73,8 @@ def test_a_server_with_another_history_is_begun_anew() -> None:
 def test_a_server_that_was_set_back_within_its_history_is_no_gap() -> None:
     here = position(stored((OLD, 0, 90)), server(40, 40, replid2=OLD, shared_to=40), {OLD: [40]}, OLD)
     assert (here.replid, here.offset, here.gap) == (OLD, 40, None)
+
+
+def test_it_begins_a_little_before_the_present_where_the_server_can() -> None:
+    here = position(stored(), server(1 << 30, 5), {})
+    assert (here.offset, here.begins) == ((1 << 30) - LAG_MAX_BYTES, True)
