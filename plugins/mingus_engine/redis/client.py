@@ -7,6 +7,7 @@ The password travels in memory only; no message of this module holds it. Source:
 from __future__ import annotations
 
 import dataclasses
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ from mingus_engine.settings import RedisConnection, Secret, read_secret
 COMMAND_TIMEOUT_S = 60.0
 
 _TLS_HINT = "check tls, ca_file, cert_file and key_file of the connection; the certificate must name the host"
+# What passes by itself is not among them: a connection that is cut, bytes that were changed on their way.
+_TLS_SETUP = re.compile(r"certificate|alert|wrong.version|no.protocols|cipher|hostname|mismatch", re.IGNORECASE)
 # First words of a server's errors. What is not listed is a command or option it does not know.
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH", "ERR invalid password", "ERR Client sent AUTH", "DENIED")
 _PASSING = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "NOMASTERLINK", "ERR max number of clients")
@@ -133,7 +136,7 @@ def mapped(conn: RedisConnection, doing: str) -> Iterator[None]:
 
 def client_error(conn: RedisConnection, error: Exception, doing: str) -> SourceError:
     """Our error for one of redis-py or of a socket."""
-    if isinstance(error, ssl.SSLError) or "SSL" in str(error) or "certificate" in str(error).lower():
+    if _TLS_SETUP.search(str(error)) and isinstance(error, redis.ConnectionError | OSError):
         return SourceUnsupported(_shown(conn, doing, error), hint=_TLS_HINT)
     if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError | PermissionError):
         return SourceDenied(_shown(conn, doing, error))

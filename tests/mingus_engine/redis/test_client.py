@@ -2,13 +2,15 @@
 
 import dataclasses
 import socket
+import ssl
 import threading
 from pathlib import Path
 
 import pytest
+import redis
 
 from mingus_engine.errors import Cancelled, SourceDenied, SourceError, SourceUnreachable, SourceUnsupported
-from mingus_engine.redis.client import connected, mapped, place
+from mingus_engine.redis.client import client_error, connected, mapped, place
 from mingus_engine.redis.link import Link
 from mingus_engine.settings import RedisConnection, Secret
 from tests.support.fixtures import MakeRedis
@@ -145,3 +147,22 @@ def test_a_killed_server_ends_what_waits(make_redis: MakeRedis) -> None:
         server.kill()
         with pytest.raises(SourceUnreachable):
             link.command("PING")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ssl.SSLError("[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed"), SourceUnreachable),
+        (ssl.SSLEOFError("EOF occurred in violation of protocol (_ssl.c:2427)"), SourceUnreachable),
+        (ConnectionResetError(104, "Connection reset by peer"), SourceUnreachable),
+        (ssl.SSLError("[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required"), SourceUnsupported),
+        (ssl.SSLCertVerificationError("certificate verify failed: Hostname mismatch"), SourceUnsupported),
+        (PermissionError(13, "Permission denied"), SourceDenied),
+        (redis.ResponseError("MISCONF Redis is configured to save"), SourceUnsupported),
+        (redis.exceptions.MaxConnectionsError("too many"), SourceUnreachable),
+    ],
+)
+def test_what_may_pass_is_told_from_what_somebody_must_change(error: Exception, kind: type[SourceError]) -> None:
+    found = client_error(RedisConnection(host="h", port=1, user=""), error, "receiving")
+    assert type(found) is kind
+    assert found.hint
