@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -58,13 +59,15 @@ def figures(targets: Sequence[Target], samples: Sequence[Sample]) -> list[Figure
     for target in targets:
         quantity = QUANTITIES[target.quantity]
         ours = {s.round: quantity(s) for s in of(samples, target.ours, target.verb)}
-        other = {s.round: quantity(s) for s in of(samples, target.other, target.other_verb or target.verb)}
+        of_other = of(samples, target.other, target.other_verb or target.verb)
+        # What is zero was not counted: there is no ratio to it.
+        other = {s.round: amount for s in of_other if (amount := quantity(s))}
         if not ours or (target.other and not other):
             continue
         if not target.other:
             found.append(Figure(target, max(ours.values()), min(ours.values()), max(ours.values())))
             continue
-        ratios = [ours[number] / other[number] for number in ours.keys() & other.keys()]
+        ratios = [ours[number] / other[number] for number in ours.keys() & other.keys()] or [math.inf]
         value = median(ours.values()) / median(other.values())
         found.append(Figure(target, value, min(ratios), max(ratios)))
     return found

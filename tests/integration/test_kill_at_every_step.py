@@ -217,27 +217,30 @@ def test_a_shipment_may_be_killed_around_every_single_call(installation: Install
 # -- restoring and verifying ------------------------------------------------------------------------------------------
 
 
-def test_a_killed_restore_leaves_nothing_that_could_start(
-    installation: Installation, books: PgCluster, workspace: Path
+@pytest.mark.parametrize("to", [None, "latest"])
+def test_a_killed_restore_leaves_nothing_that_could_start_and_a_delta_goes_on(
+    installation: Installation, books: PgCluster, workspace: Path, to: str | None
 ) -> None:
     installation.back_up()
     target = workspace / "restored"
-    whole = killing.run(installation, "restore", Step(), directory=target)
+    whole = killing.run(installation, "restore", Step(), directory=target, to=to)
     assert whole.status == 0
-    chosen = list(killing.sampled(killing.steps(whole), keep=8))
+    chosen = list(killing.sampled(killing.steps(whole), keep=8 if to is None else 4))
     died = 0
     for step in chosen:
         directories.remove(target)
-        outcome = killing.run(installation, "restore", step, directory=target)
+        outcome = killing.run(installation, "restore", step, directory=target, to=to)
         _check_died(outcome, step)
         died += outcome.status == KILLED
         _check_nothing_is_left(installation, books)
         complete = (target / "global" / "pg_control").exists()
         # The only call after the last file is the one that tells cleaners that the reading is over.
         assert not complete or outcome.status == 0 or ".end" in str(step), f"killed at {step}: it could start"
-    assert died >= 0.8 * len(chosen)
+    assert died >= 0.7 * len(chosen)
     directories.remove(target)
-    installation.restore(target)
+    killing.run(installation, "restore", Step(phase="restore"), directory=target, to=to)
+    assert target.exists()
+    installation.restore(target, to=to, delta=True)
     with running(workspace, target, books) as server:
         assert ledger.turnover(server) == ledger.turnover(books)
 
