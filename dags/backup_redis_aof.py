@@ -2,7 +2,8 @@
 
 Runs hourly: what the nightly snapshot is to a day, this is to an hour. For each source on its own: **back up → ship**.
 
-* `select_sources` — the sources of the settings, or those of the parameter *sources*. Red: a misspelt source.
+* `select_sources` — the sources of the settings (but those with `aof_scheduled: false`), or those of the parameter
+  *sources*. Red: a misspelt source.
 * `source.back_up` — where the server's data directory can be read, its multi-part append-only file, by the procedure of
   the Redis documentation; unchanged parts are not stored again. Elsewhere (a remote or managed server) the commands
   since the last run, received as a replica receives them. Red: nothing was committed; look at the server, its rights,
@@ -46,7 +47,7 @@ from mingus_airflow.wiring import load_settings, schedule, wiring
 
 SETTINGS = load_settings()
 WIRING = wiring(SETTINGS)
-SOURCES = SETTINGS.of_kind("redis")
+SOURCES = [source.id for source in SETTINGS.sources if source.kind == "redis" and source.redis.aof_scheduled]
 
 with DAG(
     dag_id="backup_redis_aof",

@@ -42,9 +42,13 @@ missing_packages() {
     [ "$level" != demo ] || servers='/usr/lib/postgresql/*/bin/initdb'
     compgen -G "$servers" >/dev/null || echo postgresql-15
     command -v redis-server >/dev/null || echo redis-server
+    # redis-cli, redis-check-rdb and redis-check-aof; a Sentinel is redis-server itself.
+    command -v redis-check-rdb >/dev/null || echo redis-tools
     if [ "$level" = bench ]; then
         command -v pgbackrest >/dev/null || echo pgbackrest
         command -v restic >/dev/null || echo restic
+        command -v zstd >/dev/null || echo zstd
+        command -v openssl >/dev/null || echo openssl
     fi
     # Debian splits `venv` from Python; only needed when there is no uv to make the environment.
     command -v uv >/dev/null || [ -x "$venv/bin/uv" ] || "$python" -c 'import ensurepip' 2>/dev/null || echo python3-venv

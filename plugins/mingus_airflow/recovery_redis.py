@@ -53,10 +53,6 @@ class RedisOrder(RecoveryOrder):
             raise SettingsError(f"the parameter 'conflict' is for mode {EXTRACT!r}, not {self.mode!r}")
         if self.form not in ("", *FORMS):
             raise SettingsError(f"form {self.form!r} is none of {', '.join(FORMS)}")
-        if self.to and self.mode == EXTRACT:
-            raise SettingsError(
-                "keys are restored into a server as they are in a snapshot: for a moment, restore to a directory"
-            )
         self.extraction()
 
     def moment(self) -> dict[str, Any]:

@@ -272,6 +272,7 @@ class RedisSettings:
     :param may_be_empty: a snapshot without a key is no failure.
     :param sample_keys: of how many keys the ``DUMP`` digests are recorded, for restore tests to compare.
     :param save_timeout_s: how long the server may take to fork and begin to send, or to save.
+    :param aof_scheduled: whether the DAG ``backup_redis_aof`` backs up the append-only file or the command stream.
     :param stream: how the command stream is recorded.
     """
 
@@ -284,6 +285,7 @@ class RedisSettings:
     may_be_empty: bool = False
     sample_keys: int = 1000
     save_timeout_s: int = 3600
+    aof_scheduled: bool = True
     stream: RedisStreamSettings = field(default_factory=RedisStreamSettings)
     invariants: tuple[RedisInvariant, ...] = ()
 

@@ -48,6 +48,12 @@ def test_the_bounds_of_an_append_only_file_are_its_own(settings_file: Path) -> N
     assert (dag.get_task("source.back_up").pool, dag.get_task("source.ship").pool) == ("mingus_aof", "default_pool")
 
 
+def test_a_source_whose_append_only_file_is_not_scheduled_is_left_out(settings_file: Path) -> None:
+    settings_file.write_text(SETTINGS.replace("    redis:\n", "    redis:\n      aof_scheduled: false\n"))
+    dag = parse(ROOT / "dags" / "backup_redis_aof.py").dags["backup_redis_aof"]
+    assert dag.params.get_param("sources").schema["examples"] == []
+
+
 @pytest.mark.usefixtures("metadata_database")
 class TestRun:
     """``dag.test()``: real templates, mapping, XCom and states; the engine's jobs pretend."""

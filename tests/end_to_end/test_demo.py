@@ -105,6 +105,18 @@ class TestTraces:
         assert traces.end(home) == 1
         wait_until(lambda: not is_running(orphan), "the orphan has ended")
 
+    def test_a_redis_in_the_demos_directory_is_found_whoever_started_it(self, home: Path) -> None:
+        places.make(home)
+        process = subprocess.Popen(
+            ["redis-server", "--port", "0", "--unixsocket", "s.sock", "--save", ""],
+            cwd=home / "servers",
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert traces.find(home, home / "servers") == [process.pid]
+        assert traces.end(home, home / "servers") == 1
+        assert process.wait(10) is not None
+
     def test_a_shell_of_the_user_in_the_demos_directory_is_left_alone(self, home: Path) -> None:
         places.make(home)
         shell = subprocess.Popen(SLEEP, cwd=home, start_new_session=True)
@@ -145,7 +157,8 @@ class TestUpAndDown:
         process = demo(home, "up", MINGUS_DEMO_ONCE="1")
         output, _ = process.communicate(timeout=540)
         assert process.returncode == 0, output
-        assert "PROVEN" in output
+        assert output.count("PROVEN") == 2
+        assert re.search(r"RESTORED from offsite: 50500 keys .* 50000 of them with their time to live", output)
         for said in ("RTO", "checks", "ratio", "login: admin / ", "escrow key of primary"):
             assert said in output
         assert "FAILED" not in output
@@ -153,7 +166,7 @@ class TestUpAndDown:
         key = re.search(r"BACKUP_ENCRYPTION_KEY='(\w+)'", (home / "env").read_text())
         assert key
         assert key[1] not in output
-        for private in ("env", "escrow-keys.txt", "ledger-password"):
+        for private in ("env", "escrow-keys.txt", "ledger-password", "sessions-password"):
             assert (home / private).stat().st_mode & 0o077 == 0
         down = demo(home, "down")
         assert "removed" in down.communicate(timeout=60)[0]

@@ -100,7 +100,6 @@ class TestRedis:
             ({"directory": "/x"}, "'directory' is for mode 'restore'"),
             ({"into": "redis://evil.example/0"}, "not an address"),
             ({"into": ""}, "needs the parameter 'into'"),
-            ({"to": "latest"}, "for a moment, restore to a directory"),
             ({"mode": "restore", "into": "", "directory": "/x", "form": "csv"}, "form 'csv' is none of rdb, aof"),
             ({"tablespaces": []}, "no parameter 'tablespaces'"),
             ({"mode": "drill"}, "'into' is for mode 'extract'"),
@@ -124,6 +123,7 @@ class TestRedis:
             {"rate_keys_per_s": 5},
             {"functions": True},
             {"into": "sessions"},
+            {"to": "latest"},
         ],
     )
     def test_every_parameter_changes_the_digest(self, change: dict[str, Any]) -> None:

@@ -34,16 +34,15 @@ class RedisRecoveryPlanOperator(RecoveryPlanOperator[RedisOrder]):
 
 
 def _plan(settings: Settings, order: RedisOrder, context: JobContext) -> dict[str, Any]:
+    common = {**dry(order, context), **order.moment()}
     if order.mode == EXTRACT:
         from mingus_engine.jobs.redis.restore_into import restore_into
 
         settings = resolve_destination(settings, order.into, "redis")
-        report = restore_into(settings, order.source, **order.extraction(), **dry(order, context)).as_dict()
+        report = restore_into(settings, order.source, **order.extraction(), **common).as_dict()
         return {**report, "plan": {name: report[name] for name in _COUNTED if name in report}}
     from mingus_engine.jobs.redis.restore import restore_redis
 
     # A drill's directory is made, and wiped, by the drill.
     directory = Path(order.directory or settings.state_path / "scratch")
-    return restore_redis(
-        settings, order.source, directory=directory, **order.files(), **order.moment(), **dry(order, context)
-    ).as_dict()
+    return restore_redis(settings, order.source, directory=directory, **order.files(), **common).as_dict()

@@ -36,6 +36,7 @@ class RedisRestoreOperator(ApprovedOperator[RedisOrder]):
             "repository": str(self.plan["repository"]),
             "snapshot": str(self.plan["snapshot"]),
             "context": context,
+            **order.moment(),
         }
         if order.mode == EXTRACT:
             from mingus_engine.jobs.redis.restore_into import restore_into
@@ -44,6 +45,4 @@ class RedisRestoreOperator(ApprovedOperator[RedisOrder]):
             return restore_into(settings, order.source, **order.extraction(), **planned)
         from mingus_engine.jobs.redis.restore import restore_redis
 
-        return restore_redis(
-            settings, order.source, directory=Path(order.directory), **order.files(), **order.moment(), **planned
-        )
+        return restore_redis(settings, order.source, directory=Path(order.directory), **order.files(), **planned)

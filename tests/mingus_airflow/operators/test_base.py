@@ -289,6 +289,7 @@ def test_log_that_is_not_in_every_repository_fails_the_task_which_is_tried_again
 
 def test_keys_for_a_running_server_are_planned_dry_and_the_plan_is_one_table(engine: FakeEngine) -> None:
     order = {"source": "sessions", "mode": "extract", "into": "sessions", "keys": ["session:*"], "conflict": "skip"}
+    order |= {"to": "latest"}
     report = RedisRecoveryPlanOperator(task_id="t", order=order).execute(context())
     assert (report["mode"], report["snapshot"][:3], report["selected"]) == ("extract", "01K", 7)
     assert "keys_per_s" not in report
@@ -296,6 +297,7 @@ def test_keys_for_a_running_server_are_planned_dry_and_the_plan_is_one_table(eng
     assert (job, source, arguments["dry_run"]) == ("restore_into", "sessions", True)
     assert window == ("windows", "sessions", {"repository": "primary"})
     assert (arguments["keys"], arguments["conflict"], arguments["into"]) == (("session:*",), "skip", "sessions")
+    assert arguments["to"] == "latest"
 
 
 def test_a_plan_for_a_server_that_the_settings_do_not_name_is_refused(engine: FakeEngine) -> None:
