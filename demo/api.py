@@ -14,6 +14,8 @@ from demo.errors import DemoError
 
 _HEALTHY = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 _TOKEN_LIFETIME_S = 600.0
+_TIMEOUT_S = 30.0
+_ATTEMPTS = 3
 
 
 class AirflowApi:
@@ -84,7 +86,7 @@ class AirflowApi:
         except DemoError:
             return None
 
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None, attempt: int = 1) -> Any:
         request = urllib.request.Request(
             self._url + path,
             method=method,
@@ -94,11 +96,16 @@ class AirflowApi:
         # Loopback only: a proxy of the environment must not see it.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=30) as answer:
+            with opener.open(request, timeout=_TIMEOUT_S) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]
             raise DemoError(f"{method} {path} was answered {error.code}: {text}") from None
+        except TimeoutError:
+            # A machine that does much else at the same time; asking again changes nothing.
+            if method != "GET" or attempt == _ATTEMPTS:
+                raise DemoError(f"{method} {path} was not answered in {attempt} × {_TIMEOUT_S:.0f} s") from None
+            return self._request(method, path, body, attempt + 1)
 
 
 def _run(dag_id: str, run_id: str) -> str:
