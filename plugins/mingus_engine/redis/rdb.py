@@ -251,8 +251,6 @@ class RdbWalk:
         if behind > 1:
             raise Damaged(f"{self._what}: something follows its end at byte {end}", hint="")
         self.facts = self._check.finish()
-        if self.facts.bytes != end:
-            raise Damaged(f"{self._what}: something follows its end at byte {end}", hint="")
 
 
 def dump_payload(kind: int, value: bytes, version: int) -> bytes:

@@ -95,7 +95,7 @@ def unpack_lzf(packed: bytes, length: int, what: str) -> bytes:
 
 def require_lzf(packed: int, length: int, what: str) -> None:
     """:raises Damaged: *packed* bytes of LZF cannot be *length* bytes."""
-    if not packed > 0 or not 0 < length <= packed * _LZF_GROWTH:
+    if not lzf_can_be(packed, length):
         raise Damaged(f"{what}: {packed} compressed bytes cannot be {length}", hint="")
 
 

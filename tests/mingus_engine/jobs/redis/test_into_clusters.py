@@ -88,6 +88,18 @@ def test_a_slot_that_moves_half_way_is_followed(data: bytes, make_redis_cluster:
         assert held[0] == 0, (number, slot)
 
 
+def test_a_key_that_its_new_node_refuses_is_no_success(data: bytes, make_redis_cluster: MakeRedisCluster) -> None:
+    nodes = make_redis_cluster().nodes
+    moving = [name for name in names(data)[:40] if key_slot(name) < SLOTS // 3]
+    with opened(nodes[0], cluster=True) as target:
+        for slot in {key_slot(name) for name in moving}:
+            move_slot(slot, nodes[0], nodes[2])
+        nodes[2].execute("CONFIG", "SET", "maxmemory", "1000")
+        with pytest.raises(TargetError, match=r"OOM .*; 0 keys were restored before"):
+            Into(target, [stored(data)], Plan(patterns=tuple(moving)), JobContext()).run()
+    assert sum(sizes(nodes)) == 0
+
+
 def test_a_cluster_has_one_database(make_redis: MakeRedis, make_redis_cluster: MakeRedisCluster) -> None:
     server = make_redis()
     server.execute("SET", "a", "1", database=4)
