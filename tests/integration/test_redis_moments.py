@@ -115,3 +115,14 @@ def test_commands_that_were_damaged_in_the_store_are_refused(make_redis: MakeRed
         with pytest.raises(Exception, match=r"logs/"):
             restore(mingus, workspace / "new", "latest")
         assert not (workspace / "new").exists()
+
+
+def test_a_moment_at_which_somebody_had_deleted_everything_is_no_failure(
+    make_redis: MakeRedis, workspace: Path
+) -> None:
+    with installed(make_redis, workspace) as (server, mingus):
+        drain(mingus)
+        server.execute("FLUSHALL")
+        drain(mingus)
+        report = prove(mingus, to="latest")
+        assert checks(report)["L4 keys"].data == {"keys": 0, "gone": 1}

@@ -23,7 +23,8 @@ _CHECKPOINT_KEYS = 4096
 _SCAN_COUNT = 1000
 # A table that shrinks while it is scanned may show a key twice; a loaded one soon stops shrinking.
 _SCANS_MAX = 5
-_NO_EXPIRY = "no expiry"
+#: Life of a key that never expires; also in the script below.
+NO_EXPIRY = "no expiry"
 # One step of a scan, counted where the keys are: by type, and by what is left of a key's life after ARGV[3] (ms).
 _STEP = """
 local found = redis.call('SCAN', ARGV[1], 'COUNT', ARGV[2])
@@ -161,7 +162,7 @@ def _scanned(client: redis.Redis, first_ms: int, checkpoint: Callable[[], None])
 
 def _life(expire_ms: int, first_ms: int) -> str:
     if expire_ms < 0:
-        return _NO_EXPIRY
+        return NO_EXPIRY
     return next((name for seconds, name in TTL_BUCKETS if expire_ms - first_ms <= 1000 * seconds), TTL_MORE)
 
 

@@ -230,7 +230,36 @@ def test_an_append_only_file_that_comes_up_empty_is_refuted(make_redis: MakeRedi
     files = append_only_files(server)
     server.fill(100)
     repository.take(server, {RDB: None, **files, sample.SAMPLE_PATH: Sample([]).encode()}, form="aof")
-    assert refuted(repository) == {"L4 keys": "0 keys; 100 were recorded at the snapshot"}
+    assert refuted(repository) == {
+        "L4 keys": "0 keys; 100 were recorded at the snapshot",
+        "L4 recorded keys": "database 0: 0 keys that do not expire, 100 were recorded",
+    }
+
+
+@pytest.mark.parametrize(("recorded", "quiet"), [(99, True), (101, True), (5000, False)])
+def test_an_append_only_file_must_have_what_the_server_counted(
+    make_redis: MakeRedis, repository: RedisRepository, recorded: int, quiet: bool
+) -> None:
+    server = make_redis(appendonly="yes")
+    server.fill(100)
+    counted = {"databases": {"0": {"keys": recorded, "expires": 0}}, "quiet": quiet}
+    repository.take(server, {RDB: None, **append_only_files(server)}, form="aof", shard=counted)
+    assert set(refuted(repository)) == {"L4 recorded keys"}
+
+
+def test_an_append_only_file_of_which_all_has_expired_is_not_refuted(
+    make_redis: MakeRedis, repository: RedisRepository
+) -> None:
+    server = make_redis(appendonly="yes")
+    server.execute("DEBUG", "SET-ACTIVE-EXPIRE", "0")
+    with server.client() as client:
+        client.set("short", "1", px=300)
+        due = client.pexpiretime("short")
+    files = append_only_files(server)
+    repository.take(server, {RDB: None, **files}, form="aof", shard={"databases": {"0": {"keys": 1, "expires": 1}}})
+    wait_until(lambda: time.time() * 1000 > due, "it has expired")
+    report = repository.verify()
+    assert check_of(report, "L4 keys").data == {"keys": 0, "gone": 1}
 
 
 INVARIANTS = (
