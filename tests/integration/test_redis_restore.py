@@ -17,7 +17,7 @@ from mingus_engine.jobs.back_up import back_up
 from tests.mingus_engine.cli.support import Cli
 from tests.mingus_engine.jobs.redis.starting import digest, started
 from tests.support.directories import give_tree
-from tests.support.fixtures import MakeRedis
+from tests.support.fixtures import MakeRedis, MakeRedisCluster
 from tests.support.processes import unprivileged_user
 from tests.support.redis_data import fill_every_encoding
 from tests.support.redis_snapshots import KEY_VARIABLE, SOURCE, RedisRepository, append_only_files
@@ -88,6 +88,25 @@ def test_a_backup_comes_back_by_the_command_line(
     foreign = cli("restore", SOURCE, str(workspace / "other"), "--standby")
     assert foreign.code == 2
     assert "--standby is for sources of kind postgres; sessions is redis" in foreign.err
+
+
+def test_a_cluster_is_proven_and_each_shard_comes_back(
+    make_redis_cluster: MakeRedisCluster, repository: RedisRepository, workspace: Path
+) -> None:
+    cluster = make_redis_cluster()
+    cluster.fill(300)
+    settings = repository.settings(connection=cluster.tcp())
+    backed_up = back_up(settings, SOURCE, context=repository.context())
+    assert not backed_up.flagged
+    report = repository.verify()
+    named = {check["name"] for check in report.checks}
+    assert {"L4 keys shard-1", "L4 keys shard-2", "L4 keys shard-3"} <= named
+    restored = repository.restore(workspace / "new")
+    keys = 0
+    for hint in restored.start_hints:
+        with started(hint, workspace) as client:
+            keys += client.dbsize()
+    assert keys == 300
 
 
 def rescued(repository: RedisRepository, directory: Path) -> str:
