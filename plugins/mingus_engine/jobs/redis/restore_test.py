@@ -34,6 +34,7 @@ from mingus_engine.programs.accounts import Account
 from mingus_engine.redis import programs, sample
 from mingus_engine.redis.programs import Programs
 from mingus_engine.redis.rdb_check import RdbFacts
+from mingus_engine.redis.rdb_statistics import statistics
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.settings import SourceSettings
 from mingus_engine.targets.redis import layout, memory
@@ -143,6 +144,7 @@ class RestoreTest:
         try:
             started = server.start()
         except VerificationFailed as error:
+            self._require_modules(one)
             self.found.append(one.named(Check("L4 start", False, error.message)))
             return
         with closing(server):
@@ -155,6 +157,20 @@ class RestoreTest:
                 self.found.append(one.named(Check("L4 questions", False, f"the restored server: {said}")))
             clean = server.stop()
             self.found.append(one.named(Check("L4 stop", clean, "" if clean else "the server did not end by itself")))
+
+    def _require_modules(self, one: RestoredServer) -> None:
+        """A server without the modules of an RDB does not load it, which says nothing about the RDB.
+
+        :raises ComponentMissing: it has values of modules.
+        """
+        if not one.placed.base:
+            return
+        found = statistics(chunks_of(one.base), one.base.name, checkpoint=self.context.checkpoint)
+        if found.modules:
+            raise ComponentMissing(
+                f"the RDB has values of modules that the throw-away server does not load: {', '.join(found.modules)}",
+                hint="prove it at level L3, which starts no server; restore it where the modules are installed",
+            )
 
     def _questions(self, one: RestoredServer, server: ThrowAwayRedis, first_ms: int) -> Iterator[Check]:
         self._progress("count keys", one)

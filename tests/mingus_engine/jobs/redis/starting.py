@@ -1,11 +1,13 @@
-"""Starting a server on what was restored, by the command line that the restore says or another one."""
+"""Starting a server on what was restored, by the command line that the restore says or another one; killing jobs."""
 
 from __future__ import annotations
 
+import os
 import pwd
 import shlex
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,6 +54,18 @@ def refusal(command: str, workspace: Path, *more: str) -> str:
 def digest(client: redis.Redis) -> str:
     """``DEBUG DIGEST`` of all databases."""
     return str(client.execute_command("DEBUG", "DIGEST"))
+
+
+def killed(owner: type, name: str, job: Callable[[], object]) -> None:
+    """Run *job* in a process that is killed in front of a method."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            setattr(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+            job()
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 
 
 def _start(command: str, workspace: Path, socket: Path, *more: str) -> subprocess.Popen[bytes]:

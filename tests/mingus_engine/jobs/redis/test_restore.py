@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import stat
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from mingus_engine.errors import Damaged, NotRestorable, SettingsError, TargetNo
 from mingus_engine.targets.directory import DirectoryTarget
 from mingus_engine.targets.places import INCOMPLETE
 from mingus_engine.targets.redis.directory import RedisTarget
-from tests.mingus_engine.jobs.redis.starting import digest, refusal, started
+from tests.mingus_engine.jobs.redis.starting import digest, killed, refusal, started
 from tests.support.fixtures import MakeRedis
 from tests.support.processes import unprivileged_user
 from tests.support.redis import RedisServer
@@ -279,18 +277,6 @@ _STEPS: dict[str, tuple[type, str]] = {
     "the names": (DirectoryTarget, "rename"),
     "the mark goes": (DirectoryTarget, "unmark"),
 }
-
-
-def killed(owner: type, name: str, restore: Callable[[], object]) -> None:
-    """Run *restore* in a process that is killed in front of a method."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            setattr(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-            restore()
-        finally:
-            os._exit(0)
-    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 
 
 @pytest.mark.parametrize("form", ["rdb", "aof"])

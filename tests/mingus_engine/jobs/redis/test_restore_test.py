@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from mingus_engine.errors import ComponentMissing, SettingsError, TargetTooSmall
 from mingus_engine.jobs.redis import restore_test
 from mingus_engine.jobs.verify import VerificationRefuted, VerifyReport
 from mingus_engine.redis import sample
+from mingus_engine.redis.rdb_format import crc64
 from mingus_engine.redis.sample import Sample
 from mingus_engine.targets.redis.server import ThrowAwayRedis
+from tests.mingus_engine.jobs.redis.starting import killed
 from tests.support.fixtures import MakeRedis
 from tests.support.processes import wait_until
 from tests.support.redis import RedisServer
@@ -339,3 +342,42 @@ def test_no_password_of_the_source_gets_into_a_report(make_redis: MakeRedis, rep
     server.fill(10)
     repository.take(server)
     assert "hunter2" not in json.dumps(repository.verify().as_dict())
+
+
+def test_values_of_modules_cannot_be_proven_without_the_module(
+    make_redis: MakeRedis, repository: RedisRepository
+) -> None:
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    module = 1
+    for at, letter in enumerate("ReJSON-RL"):
+        module |= letters.index(letter) << (58 - 6 * at)
+    # Type 7 is a value of a module: its name, then parts until 0.
+    body = b"REDIS0010\xfe\x00\x07\x01k\x81" + module.to_bytes(8, "big") + b"\x00\xff"
+    rdb = body + crc64(body).to_bytes(8, "little")
+    facts = {"databases": {"0": {"keys": 1, "expires": 0}}}
+    repository.take(make_redis(), {RDB: rdb, sample.SAMPLE_PATH: None}, shard=facts)
+    assert repository.verify("L3").ok
+    with pytest.raises(ComponentMissing, match=r"values of modules .*: ReJSON-RL"):
+        repository.verify()
+
+
+def test_a_killed_test_leaves_no_server_and_the_next_one_wipes_its_data(
+    server: RedisServer, repository: RedisRepository
+) -> None:
+    repository.take(server)
+    scratch = repository.root / "state" / "scratch"
+    killed(ThrowAwayRedis, "_has_loaded", repository.verify)
+    assert [path for path in scratch.iterdir() if path.is_dir()], "its data is still there"
+    wait_until(lambda: not serving(scratch), "its server is gone")
+    assert repository.verify().ok
+    assert list(scratch.iterdir()) == []
+
+
+def serving(directory: Path) -> list[str]:
+    """Processes that were started with a path below *directory*."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(directory).encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
