@@ -390,7 +390,7 @@ def to_be_killed(make_redis: MakeRedis, install: Any) -> tuple[RedisInstallation
 def test_a_snapshot_killed_anywhere_leaves_nothing_and_the_next_works(
     to_be_killed: tuple[RedisInstallation, RedisServer],
 ) -> None:
-    _kill_snapshots(*to_be_killed, keep=4)
+    _kill_snapshots(*to_be_killed, keep=3)
 
 
 @pytest.mark.soak

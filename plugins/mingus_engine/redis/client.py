@@ -29,7 +29,7 @@ _TLS_HINT = "check tls, ca_file, cert_file and key_file of the connection; the c
 _TLS_SETUP = re.compile(r"certificate|alert|wrong.version|no.protocols|cipher|hostname|mismatch", re.IGNORECASE)
 # First words of a server's errors. What is not listed is a command or option it does not know.
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH", "ERR invalid password", "ERR Client sent AUTH", "DENIED")
-_PASSING = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "NOMASTERLINK", "ERR max number of clients")
+_PASSING = ("LOADING", "BUSY ", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "NOMASTERLINK", "ERR max number of clients")
 
 
 def place(conn: RedisConnection) -> str:
