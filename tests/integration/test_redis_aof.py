@@ -310,6 +310,29 @@ def test_the_setting_is_back_after_every_failure(make_redis: MakeRedis, workspac
         assert mingus.manifests() == []
 
 
+def test_a_server_that_is_killed_meanwhile_comes_back_with_its_setting(make_redis: MakeRedis, workspace: Path) -> None:
+    with installed(make_redis, workspace, rdb_key_save_delay="1000") as (server, mingus):
+        server.fill(3000)
+        server.client().bgrewriteaof()
+        failures: list[MingusError] = []
+
+        def run() -> None:
+            try:
+                back_up(mingus)
+            except MingusError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        wait_until(lambda: percentage(server) == 0, "the setting is held")
+        server.restart(kill=True)
+        thread.join(60)
+        assert [error.transient for error in failures] == [True], failures
+        assert percentage(server) == 75
+        server.client().config_set("rdb-key-save-delay", "0")
+        assert back_up(mingus).put_right == ""
+
+
 # -- dying at every step ------------------------------------------------------------------------------------------
 
 

@@ -330,3 +330,23 @@ def test_a_damaged_history_makes_the_window_shorter_and_is_named(make_redis: Mak
         (place,) = report.repositories
         assert len(place["damaged"]) == 1
         assert [w["end_offset"] for w in place["windows"]] == [reached]
+
+
+def test_what_was_recorded_elsewhere_while_a_repository_was_away_is_brought_back(
+    make_redis: MakeRedis, workspace: Path
+) -> None:
+    with installed(make_redis, workspace, repl_backlog_size="16384") as (server, mingus):
+        drain(mingus)
+        server.client().set("k", "v")
+        drain(mingus)
+        away = (mingus.root / "first").rename(mingus.root / "away")
+        for n in range(5):
+            server.client().set(f"large:{n}", "x" * 8000)
+            assert drain(mingus).repository == "second"
+        away.rename(mingus.root / "first")
+        server.client().set("last", "key")
+        report = drain(mingus)
+        assert (report.repository, report.gaps, report.base) == ("first", [], None)
+        assert digest(recovered(make_redis, mingus)) == digest(server)
+        found = windows(mingus.settings, SOURCE, "first", context=mingus.context())
+        assert found.repositories[0]["gaps"] == []

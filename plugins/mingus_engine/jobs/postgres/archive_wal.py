@@ -17,16 +17,14 @@ from mingus_engine.errors import (
     BackupBroken,
     Cancelled,
     LogMissing,
-    MingusError,
-    SettingsError,
     SourceBusy,
     StoreUnreachable,
 )
 from mingus_engine.jobs import places
+from mingus_engine.jobs.catching_up import catch_up, copied
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.postgres import wal_canary
 from mingus_engine.jobs.postgres.wal_session import BUSY_POLL_S, BUSY_WAIT_S, Session, Totals
-from mingus_engine.jobs.ship import ship_logs
 from mingus_engine.repository import runs, writer
 from mingus_engine.repository.repository import Repository
 from mingus_engine.repository.writer import WriteRun
@@ -84,7 +82,7 @@ def archive_wal(
         drain.run(canary=source.wal.canary if canary is None else canary)
         first = repository.name
     others = [name for name in settings.chain(source_id) if name != first] if ship else []
-    copies = [_copied(settings, source_id, first, other, context) for other in others]
+    copies = [copied(settings, source_id, first, other, context) for other in others]
     repositories = [{"name": first, "ok": True}, *copies]
     if drain.marker is not None:
         for entry in repositories:
@@ -104,26 +102,6 @@ def refuse_incomplete(report: ArchiveWalReport) -> None:
         if any("canary" in entry for entry in bad):
             raise LogMissing(f"{what} (the canary was not found)")
         raise StoreUnreachable(what)
-
-
-def catch_up(settings: Settings, source_id: str, to: str, context: JobContext) -> None:
-    """Bring log that other repositories of the chain have to *to*; what cannot be had is said."""
-    for name in settings.chain(source_id):
-        if name != to:
-            _copied(settings, source_id, name, to, context)
-
-
-def _copied(settings: Settings, source_id: str, origin: str, destination: str, context: JobContext) -> dict[str, Any]:
-    """One hop, its failure as a result: one repository that is down stops no other."""
-    context.progress("ship", 0, 0, destination)
-    try:
-        report = ship_logs(settings, source_id, origin=origin, destination=destination, context=context)
-    except (Cancelled, SettingsError):
-        raise
-    except MingusError as error:
-        context.log(f"log was not shipped from {origin} to {destination}: {error.message}")
-        return {"name": destination, "ok": False, "error": error.message, "transient": error.transient}
-    return {"name": destination, "ok": True, "objects_put": report.objects_put, "bytes_put": report.bytes_put}
 
 
 class _Drain:

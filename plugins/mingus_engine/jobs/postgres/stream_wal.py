@@ -27,9 +27,9 @@ from mingus_engine.errors import (
     StoreError,
 )
 from mingus_engine.jobs import places
+from mingus_engine.jobs.catching_up import catch_up
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.postgres import wal_canary
-from mingus_engine.jobs.postgres.archive_wal import catch_up
 from mingus_engine.jobs.postgres.wal_segments import SegmentStore
 from mingus_engine.jobs.postgres.wal_session import Session, Totals
 from mingus_engine.jobs.serving import Pauses, cut_off_after

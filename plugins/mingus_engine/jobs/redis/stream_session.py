@@ -14,6 +14,7 @@ from typing import Any
 
 from mingus_engine.checks import Check
 from mingus_engine.errors import SourceUnsupported
+from mingus_engine.jobs.catching_up import catch_up
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.redis.stored_stream import StoredStream, put_history
 from mingus_engine.jobs.redis.stream_position import Gap, Position, position, stored_to
@@ -87,8 +88,19 @@ class StreamSession:
 
         :raises SourceError: the server cannot be asked. :raises StoreError:
         """
-        run = self._run
         self.server_state = self._server.ready_backlog()
+        last = self._find_position()
+        if self.position.begins or self.position.gap is not None:
+            # While this repository was away another one may have been written to.
+            catch_up(self._settings, self._run.source, self._run.repository.name, self._context)
+            last = self._find_position()
+        self._note_step_back(last)
+        if self.position.gap is not None:
+            self._declare(self.position.gap)
+
+    def _find_position(self) -> str:
+        """Sets ``position``; the history that was recorded last."""
+        run = self._run
         self._stored = StoredStream(run.repository, run.source, run.state)
         snapshots: dict[str, list[int]] = {}
         for point in self._snapshots().points:
@@ -100,9 +112,7 @@ class StreamSession:
             run.repository, self._stored.index, run.state.fences, beyond=self.server_state.backlog_start or 0
         )
         self.position = position(index, self.server_state, snapshots, last)
-        self._note_step_back(last)
-        if self.position.gap is not None:
-            self._declare(self.position.gap)
+        return last
 
     def stored_to(self) -> int:
         """Only look how far another reader has stored the server's history."""

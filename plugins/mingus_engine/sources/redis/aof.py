@@ -22,7 +22,7 @@ import redis
 
 from mingus_engine.bounds import SLAB_BYTES
 from mingus_engine.checks import Check
-from mingus_engine.errors import BackupBroken, Cancelled, SourceDenied, SourceUnsupported
+from mingus_engine.errors import BackupBroken, Cancelled, SourceDenied, SourceUnreachable, SourceUnsupported
 from mingus_engine.redis import aof
 from mingus_engine.redis.client import mapped, place
 from mingus_engine.settings import RedisConnection, RedisSettings
@@ -246,6 +246,9 @@ class AofBackup:
     def _persistence(self) -> dict[str, Any]:
         with mapped(self._conn, "reading INFO persistence"):
             state: dict[str, Any] = self._client.info("persistence")
+        if state.get("loading") or state.get("async_loading"):
+            # Until then it also says that it has no append-only file.
+            raise SourceUnreachable(f"{place(self._conn)}: is loading its data", hint="the next try may find it ready")
         if not state.get("aof_enabled"):
             raise SourceUnsupported(
                 f"{place(self._conn)}: has no append-only file (appendonly no)",

@@ -14,7 +14,7 @@ from typing import Any
 import redis
 
 from mingus_engine.checks import Check
-from mingus_engine.errors import SourceEmpty, SourceUnreachable
+from mingus_engine.errors import BackupBroken, SourceEmpty, SourceUnreachable
 from mingus_engine.redis import sample
 from mingus_engine.redis.client import connected, place
 from mingus_engine.redis.sample import SAMPLE_PATH, Sample
@@ -45,8 +45,13 @@ class Around:
         self._first = self._sampled(lambda: sample.take(self._client, keys, self.settings.sample_keys))
 
     def after(self) -> None:
-        """:raises SourceEmpty: there is no key. :raises SourceError: it cannot be asked."""
+        """:raises SourceEmpty: there is no key. :raises BackupBroken: another process answers.
+
+        :raises SourceError: it cannot be asked.
+        """
         self._after: Info = read_info(self._client, self.conn)
+        if self._after.get("run_id") != self._before.get("run_id"):
+            raise BackupBroken(f"{place(self.conn)}: was restarted meanwhile; nothing was committed")
         if not self.settings.may_be_empty and not any(keys for keys, _ in self._after.databases.values()):
             raise SourceEmpty(f"{place(self.conn)}: holds no key; nothing was committed")
         if (first := self._first) is not None:
