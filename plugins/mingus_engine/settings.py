@@ -291,6 +291,59 @@ class RedisSettings:
 
 
 @dataclass(frozen=True)
+class FileRoot:
+    """A directory (or a file) that is backed up with everything below it.
+
+    :param path: absolute. :param label: what its paths begin with in snapshots; never change it; empty = the last part
+        of *path*.
+    """
+
+    path: str
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, as it stands in snapshots."""
+        return self.label or self.path.rstrip("/").rpartition("/")[2] or "root"
+
+
+@dataclass(frozen=True)
+class FileSetSettings:
+    """What a source of kind ``files`` adds.
+
+    :param include: where given, only files that match one of these patterns (as in ``.gitignore``, from each root).
+    :param exclude: what matches is left out, directories with all that is below them.
+    :param one_file_system: do not go into what is mounted below a root.
+    :param links: ``keep`` symbolic links, or ``follow`` them and back up what they lead to.
+    :param file_max_bytes: larger files are left out and counted; 0 = no limit.
+    :param full_every_days: after so long an incremental stores everything again.
+    :param reread_every_days: after so long an incremental reads also files that seem unchanged, to find content that
+        changed although nothing else did (a disk that rots); 0 = never.
+    :param may_be_empty: a set without any file is no alarm.
+    :param shrink_alarm_share: alarm when there are fewer files, or fewer bytes, than this share of the last time's.
+    :param unreadable_max_share: the backup fails when more of the files than this share cannot be read.
+    :param burst_alarm_share: alarm when so large a share of the files was replaced by content that looks encrypted
+        since the last time; 0 = never.
+    :param dedup_index_max_bytes: of a temporary file that says where stored chunks lie; what does not fit into it is
+        stored again.
+    """
+
+    roots: tuple[FileRoot, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    one_file_system: bool = False
+    links: Literal["keep", "follow"] = "keep"
+    file_max_bytes: int = 0
+    full_every_days: int = 90
+    reread_every_days: int = 7
+    may_be_empty: bool = False
+    shrink_alarm_share: float = 0.5
+    unreadable_max_share: float = 0.01
+    burst_alarm_share: float = 0.2
+    dedup_index_max_bytes: int = bounds.GIB
+
+
+@dataclass(frozen=True)
 class SourceSettings:
     """One source. Its *kind* decides which of the keys mean something; a key of another kind is an error.
 
@@ -300,13 +353,14 @@ class SourceSettings:
     :param sql_connections: connections that read files at the same time, by transport ``sql``.
     :param data_directory: of a ``local`` source; empty = asked from the server.
     :param repository: the first repository; ``ship_to`` the chain of others, in order.
-    :param full_every_days: an incremental backup that finds its chain this old takes a full one instead.
+    :param full_every_days: an incremental backup that finds its chain this old takes a full one instead; of kind
+        ``files`` see there.
     :param compression_level: zstd; 1 is fastest, 3 stores some percent less.
     :param bin_directory: directory of the server's programs for restore tests; empty = found by version.
     """
 
     id: str
-    kind: Literal["postgres", "redis"] = "postgres"
+    kind: Literal["postgres", "redis", "files"] = "postgres"
     transport: Literal["local", "replication", "sql"] = "local"
     sql_connections: int = bounds.SQL_CONNECTIONS_DEFAULT
     connection: PostgresConnection = field(default_factory=PostgresConnection)
@@ -325,11 +379,17 @@ class SourceSettings:
     wal: WalSettings = field(default_factory=WalSettings)
     bin_directory: str = ""
     redis: RedisSettings = field(default_factory=RedisSettings)
+    files: FileSetSettings = field(default_factory=FileSetSettings)
 
     @property
     def run_as(self) -> str:
         """Operating-system user of the throw-away server, and of restored files, when the engine is root."""
         return self.verify.run_as or self.kind
+
+    @property
+    def generation_days(self) -> int:
+        """How old the chain of an incremental may be, in days; else everything is stored again."""
+        return self.files.full_every_days if self.kind == "files" else self.full_every_days
 
     @property
     def wal_slot(self) -> str:
@@ -534,6 +594,7 @@ _KIND_KEYS = {
         "max_rate_bytes_per_s", "predicates", "measurements", "wal",
     },
     "redis": {"redis"},
+    "files": {"files"},
 }  # fmt: skip
 
 
@@ -560,7 +621,7 @@ def _as_destination(source: SourceSettings) -> DestinationSettings:
         source.connection,
         source.redis.airflow_connection if source.kind == "redis" else source.airflow_connection,
         source.bin_directory,
-        source.kind,
+        "redis" if source.kind == "redis" else "postgres",
         RedisDestination(source.redis.connection),
     )
 
@@ -690,6 +751,30 @@ def _check_numbers(source: SourceSettings, where: str) -> None:
     stream = source.redis.stream
     if stream.slice_interval_s <= 0 or stream.idle_sample_s <= 0 or stream.busy_lag_max_bytes < 0:
         raise SettingsError(f"{where}: the intervals of redis.stream of source {source.id!r} must be above 0")
+    if source.kind == "files":
+        _check_file_set(source, where)
+
+
+def _check_file_set(source: SourceSettings, where: str) -> None:
+    files, where = source.files, f"{where}: files of source {source.id!r}"
+    if not files.roots:
+        raise SettingsError(f"{where}: name at least one root")
+    names = [root.name for root in files.roots]
+    for root in files.roots:
+        if not root.path.startswith("/"):
+            raise SettingsError(f"{where}: root {root.path!r} is not an absolute path")
+        if "/" in root.name or root.name in {".", "..", ".mingus-restore-incomplete"}:
+            raise SettingsError(f"{where}: {root.name!r} cannot be the label of a root")
+        if names.count(root.name) > 1:
+            raise SettingsError(f"{where}: two roots are called {root.name!r}", hint="give one of them another `label`")
+    for key, most in (("full_every_days", 366), ("reread_every_days", 366)):
+        if not (0 if key.startswith("reread") else 1) <= getattr(files, key) <= most:
+            raise SettingsError(f"{where}: {key} must be at most {most}")
+    for key in ("shrink_alarm_share", "unreadable_max_share", "burst_alarm_share"):
+        if not 0 <= getattr(files, key) <= 1:
+            raise SettingsError(f"{where}: {key} must be 0 to 1")
+    if files.file_max_bytes < 0 or files.dedup_index_max_bytes < bounds.MIB:
+        raise SettingsError(f"{where}: file_max_bytes must be 0 or more, dedup_index_max_bytes at least {bounds.MIB}")
 
 
 def _check_places(settings: Settings, where: str) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from mingus_engine.cli import restore_postgres, restore_redis
+from mingus_engine.cli import restore_files, restore_postgres, restore_redis
 from mingus_engine.cli.arguments import Subparsers, UsageError, add_repository, add_snapshot, add_target, command
 from mingus_engine.cli.session import Session
 
 # Each has ``add(parser)``, which gives the options it added, and ``run(args, session)``.
-_KINDS: Mapping[str, ModuleType] = {"postgres": restore_postgres, "redis": restore_redis}
+_KINDS: Mapping[str, ModuleType] = {"postgres": restore_postgres, "redis": restore_redis, "files": restore_files}
 
 
 def add(commands: Subparsers) -> None:

@@ -43,11 +43,11 @@ class Compressor:
         )
         self._zstd = zstandard.ZstdCompressor(compression_params=parameters)
 
-    def plain_form(self, data: bytes | memoryview) -> bytes:
-        """*data* with its prefix, compressed where that helps."""
+    def plain_form(self, data: bytes | memoryview, *, compress: bool = True) -> bytes:
+        """*data* with its prefix, compressed where that helps; not even tried without *compress*."""
         if len(data) > bounds.BLOB_PLAIN_MAX_BYTES:
             raise ValueError(f"blob of {len(data)} bytes is over {bounds.BLOB_PLAIN_MAX_BYTES}")
-        return self.plain_form_long(data)
+        return self.plain_form_long(data) if compress else b"".join((PREFIX.pack(STORED, len(data)), data))
 
     def plain_form_long(self, data: bytes | memoryview) -> bytes:
         """The same for bodies of objects, which have a bound of their own (``bounds.BODY_MAX_BYTES``)."""

@@ -24,8 +24,8 @@ from mingus_engine.codec.entries import EXTENT, MAP_PAIR_BYTES, Entry, RunTable,
 from mingus_engine.errors import Damaged, FormatTooNew, SourceError
 
 VERSION = 1
-_HEAD = struct.Struct("<HHI")
-_RECORD = struct.Struct("<BBHHHIIIQqIIII")
+HEAD = struct.Struct("<HHI")
+RECORD = struct.Struct("<BBHHHIIIQqIIII")
 
 
 class TabledEntry(NamedTuple):
@@ -44,7 +44,7 @@ def is_cut(path: bytes, hash_key: bytes, cut_bits: int) -> bool:
 def encoded_bytes(entry: Entry) -> int:
     """How much *entry* adds to a shard."""
     variable = (entry.path, entry.target, entry.extra, entry.extents, entry.hashes, entry.maps)
-    return _RECORD.size + sum(map(len, variable))
+    return RECORD.size + sum(map(len, variable))
 
 
 def cut(entries: Iterable[TabledEntry], hash_key: bytes, cut_bits: int) -> Iterator[tuple[bytes, bytes]]:
@@ -79,12 +79,12 @@ def encode(entries: Sequence[TabledEntry]) -> bytes:
         what = e.path.decode("utf-8", "replace")
         extents = renumber_extents(e.extents, table, own, what)
         maps = renumber_maps(e.maps, table, own, what)
-        records += _RECORD.pack(
+        records += RECORD.pack(
             e.kind, 0, len(e.path), len(e.target), len(e.extra), e.mode, e.uid, e.gid, e.size, e.mtime_ns,
             len(extents) // EXTENT.size, len(e.hashes) // bounds.BLOCK_HASH_BYTES, len(maps) // MAP_PAIR_BYTES, 0,
         )  # fmt: skip
         heap += b"".join((e.path, e.target, e.extra, extents, e.hashes, maps))
-    return _HEAD.pack(VERSION, len(own), len(entries)) + own.encode() + bytes(records) + bytes(heap)
+    return HEAD.pack(VERSION, len(own), len(entries)) + own.encode() + bytes(records) + bytes(heap)
 
 
 def decode(raw: bytes, what: str) -> tuple[RunTable, list[Entry]]:
@@ -92,18 +92,18 @@ def decode(raw: bytes, what: str) -> tuple[RunTable, list[Entry]]:
 
     :raises FormatTooNew: a newer version. :raises Damaged: not well-formed, or not in path order.
     """
-    if len(raw) < _HEAD.size:
+    if len(raw) < HEAD.size:
         raise Damaged(f"{what}: shorter than its head")
-    version, runs, count = _HEAD.unpack_from(raw)
+    version, runs, count = HEAD.unpack_from(raw)
     if version > VERSION:
         raise FormatTooNew(f"{what}: shard version {version}, this program knows {VERSION}")
     if version != VERSION:
         raise Damaged(f"{what}: impossible shard version {version}")
-    record_at = _HEAD.size + runs * 16
-    at = record_at + count * _RECORD.size
+    record_at = HEAD.size + runs * 16
+    at = record_at + count * RECORD.size
     if at > len(raw):
         raise Damaged(f"{what}: {len(raw)} bytes do not hold {count} entries")
-    table = RunTable.decode(raw[_HEAD.size :], runs)
+    table = RunTable.decode(raw[HEAD.size :], runs)
     entries: list[Entry] = []
 
     def take(length: int) -> bytes:
@@ -114,7 +114,7 @@ def decode(raw: bytes, what: str) -> tuple[RunTable, list[Entry]]:
         return raw[at - length : at]
 
     for i in range(count):
-        fields = _RECORD.unpack_from(raw, record_at + i * _RECORD.size)
+        fields = RECORD.unpack_from(raw, record_at + i * RECORD.size)
         kind, zero, path, target, extra, mode, uid, gid, size, mtime_ns, extents, hashes, maps, zeros = fields
         if zero or zeros:
             raise Damaged(f"{what}: entry {i} uses bits that are not defined")

@@ -14,7 +14,7 @@ from datetime import timedelta
 from mingus_engine.errors import ParentDamaged, SettingsError
 from mingus_engine.jobs import places
 from mingus_engine.jobs.backing_up import BackUpReport, BackUpRun
-from mingus_engine.jobs.choosing import ParentChooser
+from mingus_engine.jobs.choosing import MakeRules, ParentChooser
 from mingus_engine.jobs.context import JobContext, Stopwatch
 from mingus_engine.jobs.postgres.parent_rules import PostgresRules, declared_gaps
 from mingus_engine.repository import runs, writer
@@ -61,19 +61,13 @@ def _attempt(
         stack.callback(run.close)
         for damaged in run.state.damaged.values():
             context.log(f"not built upon: {damaged}")
-        generation = timedelta(days=source.full_every_days)
+        generation = timedelta(days=source.generation_days)
         chooser = (
-            ParentChooser(
-                run,
-                context,
-                lambda audits: PostgresRules(declared_gaps(audits, context)),
-                generation=generation,
-                avoid=avoid,
-            )
+            ParentChooser(run, context, _rules(source.kind, context), generation=generation, avoid=avoid)
             if incremental
             else None
         )
-        job = stack.enter_context(BackUpRun(settings, source, run, context, chooser))
+        job = stack.enter_context(BackUpRun(settings, source, run, context, chooser, by_blocks=source.kind != "files"))
         return back_up_kind(job, clock)
 
 
@@ -99,4 +93,18 @@ def _redis(incremental: bool) -> BackUpKind:
     return back_up_redis
 
 
-_KINDS: Mapping[str, Callable[[bool], BackUpKind]] = {"postgres": _postgres, "redis": _redis}
+def _files(incremental: bool) -> BackUpKind:  # noqa: ARG001 - either way
+    from mingus_engine.jobs.files.back_up import back_up_files
+
+    return back_up_files
+
+
+_KINDS: Mapping[str, Callable[[bool], BackUpKind]] = {"postgres": _postgres, "redis": _redis, "files": _files}
+
+
+def _rules(kind: str, context: JobContext) -> MakeRules:
+    if kind == "files":
+        from mingus_engine.jobs.files.parent_rules import FilesRules
+
+        return lambda _: FilesRules()
+    return lambda audits: PostgresRules(declared_gaps(audits, context))

@@ -6,12 +6,12 @@ read and what runs beside it, and calls, in this order: ``store`` → ``store_ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from mingus_engine.codec import shards
 from mingus_engine.codec.entries import RunTable
@@ -19,18 +19,20 @@ from mingus_engine.jobs.choosing import ParentChooser
 from mingus_engine.jobs.context import JobContext, Report
 from mingus_engine.jobs.entry_sorter import EntrySorter
 from mingus_engine.jobs.made_items import made_items
-from mingus_engine.jobs.pipeline import Pipeline
+from mingus_engine.jobs.pipeline import Counters, Pipeline
+from mingus_engine.jobs.referring import Referring
 from mingus_engine.repository import resume
 from mingus_engine.repository.manifests import Body, LogRef, Manifest, ShardRef
 from mingus_engine.repository.packs import PackRef
 from mingus_engine.repository.parent import ParentSnapshot
 from mingus_engine.repository.repository import utc_now
+from mingus_engine.repository.resume import StoredBlocks
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.settings import Settings, SourceSettings
 from mingus_engine.sources.base import ChooseParent, Finished, Item, SourceFile, no_parent
 
 # 2^8 entries of some 250 bytes and their maps: shards near the target of 128 KiB (DESIGN §4).
-_CUT_BITS = 8
+CUT_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +63,20 @@ class BackUpReport(Report):
     run: str
 
 
+class Tree(NamedTuple):
+    """The files of a snapshot as they were stored. ``shards``: in path order; taken once, when all files are stored."""
+
+    referring: Referring
+    counters: Counters
+    shards: Iterable[ShardRef]
+
+
 class BackUpRun:
     """See the module. A context manager: what it holds of spool and memory is let go at the end.
 
     :param chooser: of an incremental; ``None``: everything is stored again.
+    :param by_blocks: whether files are stored by ``store``, which compares their blocks with what dead runs left; else
+        by the kind itself, which gives ``commit`` a :class:`Tree`.
     """
 
     def __init__(
@@ -74,19 +86,22 @@ class BackUpRun:
         run: WriteRun,
         context: JobContext,
         chooser: ParentChooser | None,
+        *,
+        by_blocks: bool = True,
     ) -> None:
         self.settings, self.source, self.run, self.context = settings, source, run, context
         self._chooser = chooser
         self._table = RunTable([run.run])
-        self._shards: list[ShardRef] = []
         self._descended: dict[str, Any] = {}
         self._stack = ExitStack()
-        blocks = resume.stored_blocks(run, since=utc_now() - timedelta(days=source.full_every_days))
-        self._stack.callback(blocks.close)
         self._entries = EntrySorter(self._table, settings.spool_path)
         self._stack.callback(self._entries.close)
-        self._blocks = blocks
+        self._blocks: StoredBlocks | None = None
+        if by_blocks:
+            self._blocks = resume.stored_blocks(run, since=utc_now() - timedelta(days=source.full_every_days))
+            self._stack.callback(self._blocks.close)
         self._pipeline: Pipeline | None = None
+        self._tree: Tree | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +124,8 @@ class BackUpRun:
     @property
     def pipeline(self) -> Pipeline:
         """Made when it is first used, which must be after the source has asked for its parent."""
+        if self._blocks is None:
+            raise TypeError("this run does not store by blocks")
         if self._pipeline is None:
             self._pipeline = Pipeline(
                 self.run, self._entries, self._table, self._blocks, self.context, parent=self.parent
@@ -137,22 +154,25 @@ class BackUpRun:
         notes: Sequence[str] = (),
         figures: Mapping[str, int] | None = None,
         form: str = "",
+        tree: Tree | None = None,
     ) -> Manifest:
         """Cut and store the shards, write the manifest, end the run.
 
         :param position: orders snapshots that no heads order (an LSN, an offset). :param logs: that the snapshot needs.
         :param method: how an incremental found out what changed. :param notes: reasons to add to the chooser's.
-        :param figures: statistics besides the pipeline's. :param form: of what is stored, where a kind of source has
+        :param figures: statistics besides the tree's. :param form: of what is stored, where a kind of source has
             several: part of the manifest's kind (``redis aof full``).
+        :param tree: what was stored, if not by ``store``.
         :raises CommitRefused: :raises ClockSkew: :raises Damaged: see ``WriteRun.commit``.
         """
-        for first, raw in shards.cut(self._entries.drain(), self.run.keys.hash_key, _CUT_BITS):
-            self._shards.append(self.pipeline.storing.put_shard(first, raw))
+        tree = tree or self._own_tree()
+        self._tree = tree
+        shard_refs = list(tree.shards)
         self.run.packs.flush()
         self.context.checkpoint()
-        run, storing = self.run, self.pipeline.storing
+        run, storing = self.run, tree.referring
         packs = [*run.packs.refs, *storing.adopted]
-        self._adopt()
+        self._adopt(storing)
         run_keys = {run.run: run.keys.run_key}
         run_keys.update({p.run: key for p, key in storing.adopted.items()})
         for log in logs:
@@ -162,12 +182,12 @@ class BackUpRun:
         body = Body(
             facts={**finished.facts, "backup": self._descended},
             checks=[check.as_dict() for check in finished.checks],
-            statistics={**self._statistics(), **(figures or {}), "pack_live": self._live(packs)},
+            statistics={**self._statistics(), **(figures or {}), "pack_live": self._live(storing, packs)},
             provenance=run.provenance,
             run_keys=run_keys,
             hash_key=run.keys.hash_key,
-            cut_bits=_CUT_BITS,
-            shards=self._shards,
+            cut_bits=CUT_BITS,
+            shards=shard_refs,
         )
         manifest = run.commit(
             kind=" ".join(filter(None, (self.source.kind, form, self._descended["kind"]))), position=position,
@@ -201,21 +221,26 @@ class BackUpRun:
             "run": self.run.run,
         }
 
-    def _adopt(self) -> None:
+    def _own_tree(self) -> Tree:
+        storing = self.pipeline.storing
+        cut = shards.cut(self._entries.drain(), self.run.keys.hash_key, CUT_BITS)
+        return Tree(storing, self.pipeline.counters, (storing.put_shard(first, raw) for first, raw in cut))
+
+    def _adopt(self, referring: Referring) -> None:
         """Remember whose objects are counted on, for the fences that are listed after the manifest was put.
 
         A fence that the look showed is no reason to refuse: a settled parent refers to what that run put, so no cleaner
         deletes it. A new one is.
         """
         run, parent = self.run, self.parent
-        for pack in self.pipeline.storing.adopted:
+        for pack in referring.adopted:
             put_by = pack.putting_run or pack.run
             if parent is None or not parent.holds(pack) or put_by not in run.state.fences:
                 run.adopted.add(put_by)
 
-    def _live(self, packs: list[PackRef]) -> list[list[int]]:
+    def _live(self, referring: Referring, packs: list[PackRef]) -> list[list[int]]:
         """Per pack in the manifest's order: bytes of files that this snapshot needs of it, and that it held once."""
-        live = self.pipeline.storing.live
+        live = referring.live
         held = self._chooser.held if self._chooser else {}
         return [[n := live[p.run, p.number], max(n, held.get((p.run, p.number), 0))] for p in sorted(packs)]
 
@@ -238,13 +263,16 @@ class BackUpRun:
         }
 
     def _statistics(self) -> dict[str, int]:
-        counters, stored = self.pipeline.counters, self.run.packs.statistics
+        tree = self._tree
+        if tree is None:
+            raise TypeError("nothing was committed")
+        counters, stored = tree.counters, self.run.packs.statistics
         return {
             "files": counters.files,
             "vanished": counters.vanished,
             "read_bytes": counters.read_bytes,
             "given_bytes": counters.given_bytes,
-            "reused_bytes": self.pipeline.storing.reused_bytes,
+            "reused_bytes": tree.referring.reused_bytes,
             "stored_bytes": stored.sealed_bytes,
             "blobs": stored.blobs,
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from mingus_engine import bounds
 from mingus_engine.checks import Check
@@ -20,6 +21,7 @@ from mingus_engine.repository.logs import LogReader
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.repository.repository import Repository
+from mingus_engine.repository.small_files import contents, together
 from mingus_engine.sources.base import FileKind
 
 _READ_BYTES = 4 * bounds.MIB
@@ -72,28 +74,36 @@ def readable(reader: SnapshotReader, context: JobContext, *, besides: Collection
     done = files = 0
     bad: list[str] = []
 
-    def read(file: TabledEntry) -> tuple[int, str]:
+    def read(file: TabledEntry) -> tuple[int, list[str]]:
         length = 0
         try:
             for _, _, n in reader.data(file):
                 context.checkpoint()
                 length += n
         except (ObjectMissing, Damaged) as error:
-            return length, error.message
-        return length, ""
+            return length, [error.message]
+        return length, []
 
-    def take(future: Future[tuple[int, str]]) -> None:
+    def read_group(group: list[TabledEntry]) -> tuple[int, list[str], int]:
+        if len(group) > 1:
+            context.checkpoint()
+            with suppress(ObjectMissing, Damaged):
+                return sum(piece.length for _, pieces in contents(reader, group) for piece in pieces), [], len(group)
+        found = [read(file) for file in group]  # one by one: each is to be named
+        return sum(length for length, _ in found), [error for _, errors in found for error in errors], len(group)
+
+    def take(future: Future[tuple[int, list[str], int]]) -> None:
         nonlocal done, files
-        length, error = future.result()
-        done, files = done + length, files + 1
-        bad.extend([error] if error else [])
+        length, errors, count = future.result()
+        done, files = done + length, files + count
+        bad.extend(errors)
         context.progress("verify L2", done, total)
 
     with ThreadPoolExecutor(_WORKERS) as pool:
-        waiting: list[Future[tuple[int, str]]] = []
+        waiting: list[Future[tuple[int, list[str], int]]] = []
         files_of = (f for f in reader.files() if f.entry.kind == FileKind.FILE and f.entry.path not in besides)
-        for file in reader.expected(files_of):
-            waiting.append(pool.submit(read, file))
+        for group in together(reader.expected(files_of)):
+            waiting.append(pool.submit(read_group, group))
             while len(waiting) > 4 * _WORKERS:
                 take(waiting.pop(0))
         for future in waiting:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext
+from mingus_engine.jobs.files.prove import FilesProver
 from mingus_engine.jobs.postgres.prove import PostgresProver
 from mingus_engine.jobs.proving import Prover, Wanted
 from mingus_engine.jobs.redis.prove import RedisProver
@@ -19,6 +20,7 @@ from mingus_engine.settings import Settings, SourceSettings
 PROVERS: Mapping[str, Callable[[Settings, SourceSettings, Repository, Wanted, JobContext], Prover]] = {
     "postgres": PostgresProver,
     "redis": RedisProver,
+    "files": FilesProver,
 }
 
 

@@ -10,8 +10,6 @@ else every restore of a long chain would open four times as many.
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,9 +19,9 @@ from blake3 import blake3
 from mingus_engine import bounds
 from mingus_engine.codec.containers import BlobKind
 from mingus_engine.codec.directories import Segment
-from mingus_engine.codec.entries import BlobRef, Extent, RunTable
+from mingus_engine.codec.entries import Extent, RunTable
 from mingus_engine.errors import SourceError
-from mingus_engine.repository.manifests import ShardRef
+from mingus_engine.jobs.referring import Referring
 from mingus_engine.repository.packs import PackRef
 from mingus_engine.repository.parent import ParentSnapshot, cut_places
 from mingus_engine.repository.resume import StoredBlocks
@@ -77,23 +75,16 @@ class _Known(NamedTuple):
     source: Stored
 
 
-class Storing:
-    """See the module. Every method may be called by any thread.
-
-    :ivar adopted: packs of other runs that something refers to. :ivar reused_bytes: what was not stored again.
-    :ivar live: bytes of files that lie in each pack (run, number).
-    """
+class Storing(Referring):
+    """See the module. Every method may be called by any thread."""
 
     def __init__(self, run: WriteRun, table: RunTable, blocks: StoredBlocks, parent: ParentSnapshot | None) -> None:
-        self._run, self._table, self._blocks, self._parent = run, table, blocks, parent
+        super().__init__(run, table, parent)
+        self._blocks = blocks
         # Now, by one thread: two that gave a number to a run at once could give the same one.
         for known in (blocks.run_keys, parent.run_keys if parent is not None else {}):
             for other in known:
                 table.index(other)
-        self._lock = threading.Lock()
-        self.adopted: dict[PackRef, bytes] = {}
-        self.live: Counter[tuple[str, int]] = Counter()
-        self.reused_bytes = 0
 
     def whole(self, path: bytes, offset: int, data: memoryview) -> Piece:
         """Store what is not stored yet of *data*, the bytes of a file from *offset*."""
@@ -120,30 +111,6 @@ class Storing:
                 slab.extents.append(Extent(stretch.offset, stretch.length, 0, 0, 0, 0, 0, hole=True))
         self._put_loose(slab)
         return self._finished(slab)
-
-    def find_span(self, path: bytes, number: int, blob: bytes, hashes: bytes) -> tuple[BlobRef | None, BlobRef | None]:
-        """A ``file_map.FindSpan``: what did not change of the map of a large file is referred to."""
-        if self._parent is None:
-            return None, None
-        found = self._parent.same_span(path, number, blob, hashes)
-        for ref in found:
-            if ref is not None:
-                self._adopt(self._parent.pack(ref.run, ref.pack), self._parent)
-        return found
-
-    def put_shard(self, first_path: bytes, raw: bytes) -> ShardRef:
-        """Store a shard, or refer to the parent's if it is the same."""
-        digest = blake3(raw, key=self._run.keys.hash_key).digest()
-        known = self._parent.same_shard(first_path, digest) if self._parent is not None else None
-        if known is None or self._parent is None:
-            return ShardRef(first_path, self._run.packs.append(BlobKind.SHARD, raw), digest)
-        self._adopt(self._parent.pack(known.blob.run, known.blob.pack), self._parent)
-        return known
-
-    def _adopt(self, pack: PackRef, source: Stored) -> None:
-        """Something of *pack* is referred to."""
-        with self._lock:
-            self.adopted[pack] = source.run_keys[pack.run]
 
     def _new_and_loose(self, slab: _Slab, offset: int, data: memoryview) -> None:
         """New bytes: the blocks that lie in them are compared, what is left is only stored."""
@@ -271,7 +238,7 @@ class Storing:
             pack = source.pack(place.blob.run, place.blob.pack)
             if pack not in slab.adopted:
                 slab.adopted.add(pack)
-                self._adopt(pack, source)
+                self.adopt(pack, source)
 
     def _finished(self, slab: _Slab) -> Piece:
         extents = _merged(sorted(slab.extents))

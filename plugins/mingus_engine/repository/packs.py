@@ -180,12 +180,15 @@ class PackWriter:
         self.refs: list[PackRef] = []
         self.statistics = PackStatistics()
 
-    def append(self, kind: BlobKind, data: bytes | memoryview, segments: Sequence[Segment] = ()) -> BlobRef:
+    def append(
+        self, kind: BlobKind, data: bytes | memoryview, segments: Sequence[Segment] = (), *, compress: bool = True
+    ) -> BlobRef:
         """Compress, seal and append *data* (at most 4 MiB); where it lies.
 
+        :param compress: not for data that is known not to become smaller.
         :raises StoreError: an earlier pack could not be put, or the spool is full.
         """
-        plain_form = self._compressor().plain_form(data)
+        plain_form = self._compressor().plain_form(data, compress=compress)
         sealed_bytes = len(plain_form) + TAG_BYTES
         container = ContainerKind.DATA if kind is BlobKind.DATA else ContainerKind.TREE
         while True:

@@ -12,13 +12,15 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mingus_engine import bounds
 from mingus_engine.codec import entries as codec
 from mingus_engine.codec.entries import BlobRef, Entry, Extent, RunTable
+from mingus_engine.codec.shard_table import ShardTable
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import Damaged, ParentDamaged
 from mingus_engine.repository.manifests import ShardRef
@@ -79,6 +81,15 @@ class ParentSnapshot:
         """The content digest of its manifest."""
         return self._reader.manifest.digest
 
+    @property
+    def packs(self) -> Sequence[PackRef]:
+        """All its packs."""
+        return self._reader.manifest.packs
+
+    def may_use(self, pack: PackRef) -> bool:
+        """Whether a new snapshot may refer to what lies in *pack*."""
+        return (pack.run, pack.number) not in self._refused and (pack.run, pack.number) not in self._sparse
+
     def holds(self, pack: PackRef) -> bool:
         """Whether *pack* is one of its packs."""
         return self._packs.get((pack.run, pack.number)) == pack
@@ -132,6 +143,35 @@ class ParentSnapshot:
             table, found = self._shards.get(number, lambda: self._reader.shard(number))
         at = bisect.bisect_left(found, path, key=lambda entry: entry.path)
         return TabledEntry(found[at], table) if at < len(found) and found[at].path == path else None
+
+    @property
+    def first_paths(self) -> Sequence[bytes]:
+        """The paths that its shards begin with."""
+        return self._first_paths
+
+    def shard_table(self, number: int) -> ShardTable:
+        """Shard *number* as columns. :raises ParentDamaged: unreadable."""
+        with self._believed():
+            return ShardTable(self._reader.raw_shard(number), f"snapshot {self.snapshot} shard {number}")
+
+    def whole_shard(self, number: int) -> ShardRef | None:
+        """Where shard *number* lies, if a new snapshot may refer to it."""
+        shard = self._reader.body.shards[number]
+        return shard if self._usable(shard.blob) else None
+
+    @cached_property
+    def all_usable(self) -> bool:
+        """Whether a new snapshot may refer to each of its packs."""
+        return all(map(self.may_use, self.packs))
+
+    def spans(self, file: TabledEntry) -> Iterator[tuple[list[Extent], RunTable, bytes]]:
+        """Of a file with maps of its own, per span: extents, their run table, block hashes.
+
+        :raises ParentDamaged: unreadable.
+        """
+        with self._believed():
+            for number in range(len(file.entry.maps) // codec.MAP_PAIR_BYTES):
+                yield self._reader.span(file, number)
 
     def window(self, path: bytes, offset: int, length: int) -> Window | None:
         """What is stored of bytes *offset* (a multiple of 64 KiB) to *offset + length* of a file; ``None`` = nothing.

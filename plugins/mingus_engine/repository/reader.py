@@ -82,13 +82,18 @@ class SnapshotReader:
         """
         shard = self.body.shards[number]
         what = f"{self.manifest.name} shard {number}"
-        raw = self.blob(BlobKind.SHARD, shard.blob)
-        if not hmac.compare_digest(blake3(raw, key=self.body.hash_key).digest(), shard.digest):
-            raise Damaged(f"{what}: is not the shard that the manifest lists")
-        table, found = shards.decode(raw, what)
+        table, found = shards.decode(self.raw_shard(number), what)
         if not found or found[0].path != shard.first_path:
             raise Damaged(f"{what}: does not begin where the manifest says")
         return table, found
+
+    def raw_shard(self, number: int) -> bytes:
+        """The plain form of one shard. :raises Damaged: it is missing, changed, or not the one that is listed."""
+        shard = self.body.shards[number]
+        raw = self.blob(BlobKind.SHARD, shard.blob)
+        if not hmac.compare_digest(blake3(raw, key=self.body.hash_key).digest(), shard.digest):
+            raise Damaged(f"{self.manifest.name} shard {number}: is not the shard that the manifest lists")
+        return raw
 
     def expected(self, files: Iterable[TabledEntry]) -> Iterator[TabledEntry]:
         """*files*, all of whose data will be read: a distant store is asked for them ahead, many at a time.
@@ -221,6 +226,11 @@ class SnapshotReader:
             at = high
         if at != end:
             raise Damaged(f"{what}: no extent at {at}")
+
+    def stored_bytes(self, file: TabledEntry) -> int:
+        """How much of *file* is no hole."""
+        what = file.entry.path.decode("utf-8", "replace")
+        return sum(e.length for extents, _, _ in self._spans(file, what) for e in extents if not e.hole)
 
     def block_hashes(self, file: TabledEntry) -> bytes:
         """The keyed hashes of all 64 KiB blocks of *file*, 16 bytes each; zero = unknown."""

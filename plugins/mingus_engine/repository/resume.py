@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from datetime import datetime
+from typing import Protocol
 
 from blake3 import blake3
 
@@ -108,13 +109,26 @@ class StoredBlocks:
         return blake3(path, key=self._hash_key).digest(length=16)
 
 
+class Taker(Protocol):
+    """What takes in the directories of packs."""
+
+    def add(self, ref: PackRef, run_key: bytes, raw_directory: bytes, what: str) -> None:
+        """Take in the directory of one pack. :raises Damaged: :raises FormatTooNew: nothing of it was taken."""
+
+
 def stored_blocks(run: WriteRun, since: datetime | None = None) -> StoredBlocks:
+    """The blocks that dead runs of the source left; see :func:`take_in`."""
+    blocks = StoredBlocks(run.keys.hash_key)
+    take_in(blocks, run, since)
+    return blocks
+
+
+def take_in(taker: Taker, run: WriteRun, since: datetime | None = None) -> None:
     """What dead runs of the source left that may be built on: not planned, not fenced, with this source's hash key.
 
     :param since: runs that were started before are too old.
     A pack or start that is damaged is passed over: what it held is stored again.
     """
-    blocks = StoredBlocks(run.keys.hash_key)
     for dead in open_runs(run.repository, run.source):
         too_old = since is not None and ulids.made_at(dead) < since
         if dead == run.run or too_old or state.fences_on(run.repository, run.source, dead):
@@ -128,18 +142,17 @@ def stored_blocks(run: WriteRun, since: datetime | None = None) -> StoredBlocks:
             continue
         if keys.hash_key != run.keys.hash_key:
             continue
-        _add_packs(blocks, run, dead, keys.run_key)
-    return blocks
+        _add_packs(taker, run, dead, keys.run_key)
 
 
-def _add_packs(blocks: StoredBlocks, run: WriteRun, dead: str, run_key: bytes) -> None:
+def _add_packs(taker: Taker, run: WriteRun, dead: str, run_key: bytes) -> None:
     for info in run.repository.store.list(f"packs/{run.source}/{dead}/"):
         name = names.pack(info.name)
         if name is None or name.putting_run or info.name in run.state.planned:
             continue
         try:
             raw = read_directory(run.repository, info.name, info.size, run_key)
-            blocks.add(PackRef(dead, name.number, info.size, name.sha256), run_key, raw, info.name)
+            taker.add(PackRef(dead, name.number, info.size, name.sha256), run_key, raw, info.name)
         except UNUSABLE:
             continue
 

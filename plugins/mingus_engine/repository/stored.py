@@ -34,12 +34,16 @@ class StoredBlock:
     places: tuple[Place, ...]
 
 
-class Stored(Protocol):
-    """A collection of stored blocks. ``get`` and ``pack`` may be called by any thread."""
+class KnownRuns(Protocol):
+    """What knows the keys of runs."""
 
     @property
     def run_keys(self) -> Mapping[str, bytes]:
-        """The keys of the runs whose packs hold the blocks."""
+        """The keys of the runs whose packs hold what is known, by ULID."""
+
+
+class Stored(KnownRuns, Protocol):
+    """A collection of stored blocks. ``get`` and ``pack`` may be called by any thread."""
 
     def get(self, path: bytes, offset: int, length: int) -> dict[int, StoredBlock]:
         """The stored blocks of *path* that begin in the range, by file offset; only those that may be used."""

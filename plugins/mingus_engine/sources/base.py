@@ -36,6 +36,9 @@ class FileKind(enum.IntEnum):
     FILE = 1
     DIRECTORY = 2
     SYMLINK = 3
+    FIFO = 4
+    CHARACTER_DEVICE = 5
+    BLOCK_DEVICE = 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ class EntryKind(enum.IntEnum):
     FILE = 1
     DIRECTORY = 2
     SYMLINK = 3
+    FIFO = 4
+    CHARACTER_DEVICE = 5
+    BLOCK_DEVICE = 6
 
 
 class FileEntry(Protocol):

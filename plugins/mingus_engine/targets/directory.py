@@ -25,7 +25,7 @@ from mingus_engine.targets.writer import DiskWriter
 _NOTE = b"""MINGUS Backup & Recovery is writing into this directory, or was interrupted while it did.
 What is here is not complete and must not be used. This file disappears when the restore is complete.
 """
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MEND = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _REPLACE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -167,8 +167,11 @@ class DirectoryTarget:
         self._note(entry.path)
         with translated(entry.path), open_parent(base, parts, create=True, owner=self._owner) as parent:
             self._clear(parent, parts[-1])
-            descriptor = os.open(parts[-1], _CREATE, 0o600, dir_fd=parent)
-        return DiskWriter(descriptor, entry, owner=self._owner_of(entry), mode=self._modes(entry), on_close=on_close)
+            descriptor = os.open(parts[-1], CREATE, 0o600, dir_fd=parent)
+        return DiskWriter(
+            descriptor, entry, owner=self._owner_of(entry), mode=self._modes(entry), on_close=on_close,
+            decorate=self._decorate,
+        )  # fmt: skip
 
     def open_present(
         self, entry: FileEntry, on_close: Callable[[FileEntry, int], None] | None = None
@@ -190,7 +193,10 @@ class DirectoryTarget:
                 return None
             descriptor = os.open(parts[-1], _MEND, dir_fd=parent)
         self._note(entry.path)
-        return DiskWriter(descriptor, entry, owner=self._owner_of(entry), mode=self._modes(entry), on_close=on_close)
+        return DiskWriter(
+            descriptor, entry, owner=self._owner_of(entry), mode=self._modes(entry), on_close=on_close,
+            decorate=self._decorate,
+        )  # fmt: skip
 
     def clear(self, path: bytes) -> None:
         """With *delta*: remove what is there under *path*, whatever it is.
@@ -206,7 +212,7 @@ class DirectoryTarget:
 
         :raises TargetError: something is there, or the file system refused.
         """
-        return self._open_own(path, _CREATE)
+        return self._open_own(path, CREATE)
 
     def replace(self, path: bytes, data: bytes) -> None:
         """Give a file that was restored another content, or make it.
@@ -265,6 +271,7 @@ class DirectoryTarget:
         for entry in reversed(self._directories):
             base, parts = self._resolve(entry.path)
             with translated(entry.path), open_parent(base, (*parts, b"."), create=False) as directory:
+                self._decorate(directory, entry)
                 os.utime(directory, ns=(entry.mtime_ns, entry.mtime_ns))
                 os.fchmod(directory, self._modes(entry))
         self._directories.clear()
@@ -312,9 +319,14 @@ class DirectoryTarget:
         for place in self._places.values():
             place.close()
 
+    def _decorate(self, descriptor: int, entry: FileEntry) -> None:
+        """Give a finished file or directory, its owner set, what entries of this target have besides; before mode and
+        times.
+        """
+
     def _mark(self) -> None:
         root = self._places[self.root].descriptor
-        flags = _REPLACE if self._delta else _CREATE
+        flags = _REPLACE if self._delta else CREATE
         with translated(self.root), os.fdopen(os.open(INCOMPLETE, flags, 0o600, dir_fd=root), "wb") as file:
             file.write(_NOTE)
             if self._owner is not None:

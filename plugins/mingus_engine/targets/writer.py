@@ -54,6 +54,7 @@ class DiskWriter:
     """A :class:`~mingus_engine.targets.base.FileWriter` over an open descriptor, which it owns.
 
     :param owner: given to the file; ``None`` leaves it to the process's user. :param mode: permission bits.
+    :param decorate: called with the complete file, its owner set, before its mode and times are.
     :param on_close: told the entry and its CRC32C when the file is complete, in the worker's thread.
     """
 
@@ -65,7 +66,9 @@ class DiskWriter:
         owner: tuple[int, int] | None,
         mode: int,
         on_close: Callable[[FileEntry, int], None] | None = None,
+        decorate: Callable[[int, FileEntry], None] = lambda _, __: None,
     ) -> None:
+        self._decorate = decorate
         self._descriptor = descriptor
         self._entry = entry
         self._owner = owner
@@ -108,6 +111,7 @@ class DiskWriter:
                 os.ftruncate(self._descriptor, self._entry.size)
             if self._owner is not None:
                 os.fchown(self._descriptor, *self._owner)
+            self._decorate(self._descriptor, self._entry)
             os.fchmod(self._descriptor, self._mode)  # after the owner: a change of owner clears setuid
             os.utime(self._descriptor, ns=(self._entry.mtime_ns, self._entry.mtime_ns))
             self.abort()

@@ -1,0 +1,1 @@
+"""Jobs of file sets: back up, restore, prove."""

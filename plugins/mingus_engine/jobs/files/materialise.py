@@ -1,0 +1,127 @@
+"""Writing the entries of a snapshot of files into a tree: directories first, then contents, at last other names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from mingus_engine.codec import attributes
+from mingus_engine.codec.entries import Entry
+from mingus_engine.codec.shards import TabledEntry
+from mingus_engine.jobs.context import JobContext
+from mingus_engine.jobs.crew import Crew
+from mingus_engine.jobs.materialise import Written
+from mingus_engine.repository.reader import SnapshotReader
+from mingus_engine.repository.small_files import contents, together
+from mingus_engine.sources.base import FileKind
+from mingus_engine.targets.files.tree import TreeTarget
+
+_QUEUE_GROUPS = 8
+
+
+class TreeMaterialiser:
+    """See the module. Memory does not grow with the number of files."""
+
+    def __init__(self, reader: SnapshotReader, target: TreeTarget, context: JobContext, total_bytes: int) -> None:
+        self._reader, self._target, self._context, self._total = reader, target, context, total_bytes
+        self._lock = threading.Lock()
+        self._links = False
+        self._large: list[TabledEntry] = []
+        self.written = Written()
+
+    def run(self, workers: int) -> Written:
+        """Everything, by *workers* threads.
+
+        :raises Damaged: what is stored is not what was backed up. :raises TargetError: :raises Cancelled:
+        """
+        self._make_places()
+        crew: Crew[list[TabledEntry]] = Crew(
+            "restore", lambda: self._write, cancel=self._context.cancel, queue_items=_QUEUE_GROUPS
+        )
+        crew.run(self._groups(), workers)
+        if self._links:
+            self._make_links()
+        return self.written
+
+    def _make_places(self) -> None:
+        """Directories, links and what has no content; files with maps of their own are noted."""
+        for file in self._reader.files():
+            self._context.checkpoint()
+            entry = file.entry
+            if entry.kind == FileKind.DIRECTORY:
+                self._target.make_directory(entry)
+            elif entry.kind == FileKind.SYMLINK:
+                self._target.make_symlink(entry)
+            elif entry.kind != FileKind.FILE:
+                self._target.make_special(entry)
+            elif link_of(entry):
+                self._links = True
+            elif entry.maps:
+                self._large.append(file)
+
+    def _groups(self) -> Iterator[list[TabledEntry]]:
+        """Large files first, so that no worker is left alone with one; then what lies together."""
+        for file in sorted(self._large, key=lambda file: -file.entry.size):
+            yield [file]
+        files = (
+            file
+            for file in self._reader.files()
+            if file.entry.kind == FileKind.FILE and not file.entry.maps and not link_of(file.entry)
+        )
+        for group in together(self._reader.expected(files)):
+            self._context.checkpoint()
+            yield group
+
+    def _write(self, group: list[TabledEntry]) -> None:
+        if len(group) == 1:
+            self._write_large(group[0])
+            return
+        size = 0
+        for file, pieces in contents(self._reader, group):
+            self._target.write_small(file.entry, pieces)
+            size += file.entry.size
+        self._count(len(group), size, group[-1].entry.path)
+
+    def _write_large(self, file: TabledEntry) -> None:
+        writer = self._target.open_file(file.entry)
+        try:
+            for offset, data, length in self._reader.data(file):
+                self._context.checkpoint()
+                if data is not None:
+                    writer.write(offset, data)
+                self._count(0, length, file.entry.path)
+            writer.close()
+        finally:
+            writer.abort()
+        self._count(1, 0, file.entry.path)
+
+    def _make_links(self) -> None:
+        """Other names of files. The first of them may not be of this restore: then this one is written, and becomes the
+        first for those that follow.
+        """
+        instead: dict[bytes, bytes] = {}
+        for file in self._reader.files():
+            entry = file.entry
+            first = link_of(entry) if entry.kind == FileKind.FILE else b""
+            if not first:
+                continue
+            self._context.checkpoint()
+            if not self._target.make_link(entry, instead.get(first, first)):
+                self._write_large(file)
+                instead[first] = entry.path
+            else:
+                self._count(1, 0, entry.path)
+
+    def _count(self, files: int, size: int, path: bytes) -> None:
+        with self._lock:
+            self.written.files += files
+            self.written.bytes += size
+            done = self.written.bytes
+        self._context.progress("restore", done, self._total, path.decode("utf-8", "replace"))
+
+
+def link_of(entry: Entry) -> bytes:
+    """The path of which *entry* is another name; nothing if it is none."""
+    if not attributes.has_more(entry.extra):
+        return b""
+    return attributes.decode(entry.extra, entry.path.decode("utf-8", "replace")).link
