@@ -317,6 +317,7 @@ class Snapshot:
             self._logs.append((name, lineage, start, end, run, size))
         self._hash_key = bytes.fromhex(self.body["hash_key"])
         self._opened: dict[tuple[str, int], tuple[bytes, AESGCM]] = {}
+        self._last: tuple[tuple[str, int, int], bytes] = (("", 0, 0), b"")  # small files beside each other share it
 
     def _pack(self, run: str, number: int) -> tuple[bytes, AESGCM]:
         if (run, number) not in self._opened:
@@ -360,15 +361,21 @@ class Snapshot:
             for offset, length, run, flags, number, position, sealed, inside in extents:
                 need(offset == at and length > 0 and flags <= 1, f"{file.path!r}: extent at {offset}")
                 at += length
-                data = bytes(length)
-                if not flags:
-                    data = self._blob(runs[run], number, position, sealed, 1)[inside : inside + length]
-                need(len(data) == length, f"{file.path!r}: short blob")
-                yield data
-                held += data
-                while len(held) >= BLOCK or (held and at == file.size):
-                    self._compare(held[:BLOCK], block_hashes[block * 16 : block * 16 + 16], file)
-                    held, block = held[BLOCK:], block + 1
+                if flags:
+                    pieces = (bytes(min(BLOCK, length - i)) for i in range(0, length, BLOCK))
+                else:
+                    if self._last[0] != (runs[run], number, position):
+                        self._last = (runs[run], number, position), self._blob(runs[run], number, position, sealed, 1)
+                    pieces = iter([self._last[1][inside : inside + length]])
+                done = offset
+                for data in pieces:
+                    done += len(data)
+                    yield data
+                    held += data
+                    while len(held) >= BLOCK or (held and done == file.size):
+                        self._compare(held[:BLOCK], block_hashes[block * 16 : block * 16 + 16], file)
+                        held, block = held[BLOCK:], block + 1
+                need(done == at, f"{file.path!r}: short blob")
             need(not held and block * 16 == len(block_hashes), f"{file.path!r}: number of hashes")
         need(at == file.size, f"{file.path!r}: size")
 
@@ -438,7 +445,7 @@ def _shard(raw: bytes) -> Iterator[File]:
         kind, zero, p, t, x, mode, uid, gid, size, mtime, extents, hashed, maps, zeros = struct.unpack_from(
             "<BBHHHIIIQqIIII", raw, record + 52 * i
         )
-        need(kind in (1, 2, 3) and zero == 0 and zeros == 0, "record of a shard")
+        need(kind in range(1, 7) and zero == 0 and zeros == 0, "record of a shard")
         path, target, _ = take(p), take(t), take(x)
         found = list(struct.iter_unpack("<QIHHIIII", take(32 * extents)))
         yield File(path, kind, mode, uid, gid, size, mtime, target, found, take(16 * hashed), take(32 * maps), table)
@@ -455,8 +462,13 @@ def inside(root: Path, path: bytes) -> Path:
 def extract(snapshot: Snapshot, to: Path, tablespaces: Path | None = None) -> None:
     """Write all files and directories below the new directory *to*, ``global/pg_control`` as the last.
 
-    Symbolic links are not made but for those of tablespaces, whose files go to *tablespaces*.
+    Symbolic links are not made but for those of tablespaces, whose files go to *tablespaces*, and of snapshots of
+    files, after all else. Of these files also modes and times are restored; owners, devices and extended attributes are not,
+    and other names of a file become copies.
     """
+    if snapshot.header["kind"].startswith("files"):
+        _extract_tree(snapshot, to)
+        return
     tablespaces = tablespaces or to.with_name(to.name + ".tablespaces")
     to.mkdir(mode=0o700, parents=True)
     last: File | None = None
@@ -479,6 +491,28 @@ def extract(snapshot: Snapshot, to: Path, tablespaces: Path | None = None) -> No
         os.sync()
         write(inside(to, last.path), snapshot.content(last))
         os.sync()
+
+
+def _extract_tree(snapshot: Snapshot, to: Path) -> None:
+    to.mkdir(mode=0o700, parents=True)
+    for file in snapshot.files():
+        path = inside(to, file.path)
+        if file.kind == 2:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif file.kind == 1:
+            write(path, snapshot.content(file))
+            path.chmod(file.mode)
+            os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
+        elif file.kind != 3:
+            print("left out, neither file nor directory nor link:", file.path)
+    # From the end, so that what is in a directory comes before its mode, and links after all that is written.
+    for file in reversed([file for file in snapshot.files() if file.kind in (2, 3)]):
+        path = inside(to, file.path)
+        if file.kind == 3:
+            path.symlink_to(os.fsdecode(file.target))
+            continue
+        path.chmod(file.mode)
+        os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
 
 
 # Of the server that was backed up: they would make the restored one a standby, or belong to a dead process.
