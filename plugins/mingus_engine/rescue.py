@@ -361,6 +361,7 @@ class Snapshot:
             for offset, length, run, flags, number, position, sealed, inside in extents:
                 need(offset == at and length > 0 and flags <= 1, f"{file.path!r}: extent at {offset}")
                 at += length
+                pieces: Iterator[bytes]
                 if flags:
                     pieces = (bytes(min(BLOCK, length - i)) for i in range(0, length, BLOCK))
                 else:
@@ -463,8 +464,8 @@ def extract(snapshot: Snapshot, to: Path, tablespaces: Path | None = None) -> No
     """Write all files and directories below the new directory *to*, ``global/pg_control`` as the last.
 
     Symbolic links are not made but for those of tablespaces, whose files go to *tablespaces*, and of snapshots of
-    files, after all else. Of these files also modes and times are restored; owners, devices and extended attributes are not,
-    and other names of a file become copies.
+    files, after all else. Of these files also modes and times are restored; owners, devices and extended attributes
+    are not, and other names of a file become copies.
     """
     if snapshot.header["kind"].startswith("files"):
         _extract_tree(snapshot, to)
@@ -510,9 +511,9 @@ def _extract_tree(snapshot: Snapshot, to: Path) -> None:
         path = inside(to, file.path)
         if file.kind == 3:
             path.symlink_to(os.fsdecode(file.target))
-            continue
-        path.chmod(file.mode)
-        os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
+        else:
+            path.chmod(file.mode)
+        os.utime(path, ns=(file.mtime_ns, file.mtime_ns), follow_symlinks=False)
 
 
 # Of the server that was backed up: they would make the restored one a standby, or belong to a dead process.

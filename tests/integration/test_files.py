@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from mingus_engine import bounds
+from mingus_engine import bounds, rescue
 from mingus_engine.errors import Cancelled, SourceError, TargetError, TargetNotEmpty
 from mingus_engine.jobs.context import JobContext, Progress
 from mingus_engine.sources.base import FileKind
 from mingus_engine.sources.files import reading
-from tests.support.file_sets import FileSet, described, tick
+from tests.support.file_sets import SOURCE, FileSet, described, tick
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}"}
@@ -112,6 +112,20 @@ def test_access_control_lists_come_back_and_are_not_inherited_by_others(file_set
     one.back_up()
     directory, _ = one.restore("back")
     assert described(directory / "tree") == described(one.tree)
+
+
+def test_the_rescue_script_restores_contents_modes_times_and_links(file_set: Callable[..., FileSet]) -> None:
+    one = file_set()
+    a_bit_of_everything(one.tree)
+    one.back_up()
+    back = one.root / "rescued"
+    rescue.main([str(one.root / "first"), "restore", SOURCE, str(back)], os.environ[one.variable])
+
+    def plain(top: Path) -> dict[str, tuple[object, ...]]:
+        # Mode, mtime, size, content, target: without owners, attributes and what are names of one file.
+        return {path: (v[0], *v[2:6]) for path, v in described(top).items() if path != "fifo"}
+
+    assert plain(back / "tree") == plain(one.tree)
 
 
 def test_a_socket_is_left_out_and_counted(file_set: Callable[..., FileSet]) -> None:
