@@ -173,6 +173,14 @@ def test_a_save_that_takes_too_long_is_given_up_and_one_in_time_is_waited_for(
     assert snapshot(patient).keys == 12_000
 
 
+def test_a_server_that_closes_idle_connections_is_asked_over_a_new_one(make_redis: MakeRedis, install: Any) -> None:
+    server = make_redis(repl_diskless_sync="no", timeout=1, **SLOW)
+    server.fill(15_000)
+    mingus = install(server)
+    assert snapshot(mingus).keys == 15_000
+    assert mingus.facts(mingus.manifests()[-1])["shards"][0]["sample"]["keys"] >= 1000
+
+
 def test_a_loading_server_is_unreachable_for_now(make_redis: MakeRedis, install: Any) -> None:
     server = make_redis(loading_process_events_interval_bytes=1024)
     server.fill(5_000)

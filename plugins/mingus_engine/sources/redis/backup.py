@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -136,7 +137,6 @@ class RedisBackup:
             while reading.thread is not None and reading.thread.is_alive():
                 self._drain()
                 reading.thread.join(_POLL_S)
-            reading.transfer.close()
         self._drain()
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -148,7 +148,13 @@ class RedisBackup:
             config_file = self._redis.config_file if not shard.name else ""
             surroundings = read_surroundings(client, chosen.conn, chosen.info, prefix=prefix, config_file=config_file)
         transfer = Transfer(
-            chosen.conn, self._redis, prefix + RDB_PATH, self._pool, config=surroundings.config, stop=self._stop
+            chosen.conn,
+            self._redis,
+            prefix + RDB_PATH,
+            self._pool,
+            config=surroundings.config,
+            of_cluster=bool(shard.name),
+            stop=self._stop,
         )
         config = surroundings.config if chosen.role == "primary" else directives(chosen.primary, *PERSISTENCE)
         return _Reading(shard, chosen, surroundings, transfer, config)
@@ -156,15 +162,14 @@ class RedisBackup:
     def _read(self, transfer: Transfer) -> None:
         """Of a thread: everything of one shard into the queue."""
         try:
-            for item in transfer.items():
-                if not self._put(item):
-                    item.release()
-                    return
+            with closing(transfer.items()) as items:
+                for item in items:
+                    if not self._put(item):
+                        item.release()
+                        return
             self._put(None)
         except BaseException as error:  # noqa: BLE001 - the edge of a thread: handed to the iterator
             self._put(error)
-        finally:
-            transfer.close()
 
     def _put(self, found: SlabItem | BaseException | None) -> bool:
         while not self._stop.is_set():

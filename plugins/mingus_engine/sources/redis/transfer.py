@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +14,7 @@ import redis
 
 from mingus_engine.errors import BackupBroken, SourceUnreachable
 from mingus_engine.redis import sample
-from mingus_engine.redis.client import ask, connect, mapped, place
+from mingus_engine.redis.client import ask, connected, mapped, place
 from mingus_engine.redis.link import Link
 from mingus_engine.redis.sample import Sample
 from mingus_engine.settings import RedisConnection, RedisSettings
@@ -30,9 +30,10 @@ _BUFFER_LIMIT = "client-output-buffer-limit"
 
 
 class Transfer:
-    """See the module. Used by one thread after the other; ``close`` ends whatever is under way.
+    """See the module. Used by one thread after the other.
 
-    :param config: the server's directives, ``None`` = not known. :param stop: ends whatever waits.
+    :param config: the server's directives, ``None`` = not known. :param of_cluster: it is a node of a cluster.
+    :param stop: ends whatever waits; closing the iterator of ``items`` closes the connections.
     :ivar stream: the RDB and what was learnt of it. :ivar after: INFO right after the fork. :ivar sample: what was the
         same before and after it. :ivar replid, offset: where in the stream of replication the RDB is; ``""``, 0 = not
         said. :ivar seconds: of the transfer, from its first byte.
@@ -46,11 +47,12 @@ class Transfer:
         pool: SlabPool,
         *,
         config: Mapping[str, str] | None,
+        of_cluster: bool,
         stop: threading.Event,
     ) -> None:
         self.conn, self._settings, self._pool, self._stop = conn, settings, pool, stop
         self._config = config
-        self._closing = contextlib.ExitStack()
+        self._of_cluster = of_cluster
         self._file = SourceFile(path, FileKind.FILE, 0o640, mtime_ns=time.time_ns())
         self._walk = (config or {}).get("rdbchecksum") == "no"
         self.stream: RdbStream | None = None
@@ -61,32 +63,33 @@ class Transfer:
         self.before: Info | None = None
         self.after: Info | None = None
 
-    def close(self) -> None:
-        """The server sees the end of the connection. Idempotent."""
-        self._closing.close()
-
-    def items(self) -> Iterator[SlabItem]:
+    def items(self) -> Generator[SlabItem, None, None]:
         """Sample, fork, sample again, receive.
 
         :raises MingusError: nothing of it is of use.
         """
-        client = connect(self.conn, raw=True)
-        self._closing.callback(client.close)
-        self.before = read_info(client, self.conn)
-        if self.before.is_replica and self.before.get("cluster_enabled") == "1":
-            with mapped(self.conn, "READONLY"):
-                ask(client, "READONLY")
-        first = self._sampled(client)
+        with self._asking() as client:
+            self.before = read_info(client, self.conn)
+            first = self._sampled(client)
         if self._settings.transport == "bgsave":
-            yield from self._saved(client, first)
+            yield from self._saved(first)
         else:
-            yield from self._streamed(client, first)
+            yield from self._streamed(first)
 
-    def _streamed(self, client: redis.Redis, first: Sample | None) -> Iterator[SlabItem]:
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[redis.Redis]:
+        """A connection for some questions: one that is idle while the server forks may be cut by then."""
+        with connected(self.conn, raw=True) as client:
+            if self._of_cluster:
+                with mapped(self.conn, "READONLY"):  # else a replica of a cluster sends who asks to its primary
+                    ask(client, "READONLY")
+            yield client
+
+    def _streamed(self, first: Sample | None) -> Iterator[SlabItem]:
         with contextlib.ExitStack() as stack:
             link, sync = self._fork(stack)
             self.replid, self.offset = sync.replid, sync.offset
-            self._forked(client, first)
+            self._forked(first)
             silence_s = min(psync.SILENCE_S, self._settings.save_timeout_s)
             stream = self.stream = RdbStream(
                 self._file, place(self.conn), self._pool, lambda target: link.fill(target, silence_s), walk=self._walk
@@ -117,13 +120,14 @@ class Transfer:
             hint="try again when fewer replicas are being filled",
         )
 
-    def _saved(self, client: redis.Redis, first: Sample | None) -> Iterator[SlabItem]:
-        file, began_s = bgsave.save(
-            client, self.conn, Path(self._settings.data_directory),
-            timeout_s=self._settings.save_timeout_s, cancel=self._stop,
-        )  # fmt: skip
+    def _saved(self, first: Sample | None) -> Iterator[SlabItem]:
+        with self._asking() as client:
+            file, began_s = bgsave.save(
+                client, self.conn, Path(self._settings.data_directory),
+                timeout_s=self._settings.save_timeout_s, cancel=self._stop,
+            )  # fmt: skip
         with file:
-            self._forked(client, first)
+            self._forked(first)
             what = f"{place(self.conn)}: {file.name}"
             stream = self.stream = RdbStream(
                 self._file, what, self._pool, lambda target: os.readv(file.fileno(), [target]), walk=self._walk
@@ -157,16 +161,17 @@ class Transfer:
         except redis.RedisError as error:
             raise SourceUnreachable(f"{place(self.conn)}: sampling keys: {error}") from None
 
-    def _forked(self, client: redis.Redis, first: Sample | None) -> None:
-        self.after = read_info(client, self.conn)
-        if first is None:
-            return
-        try:
-            self.sample = sample.steady(first, sample.again(client, first))
-        except redis.ResponseError as error:
-            self.sample_trouble = " ".join(str(error).split())[:200]
-        except redis.RedisError as error:
-            raise SourceUnreachable(f"{place(self.conn)}: sampling keys: {error}") from None
+    def _forked(self, first: Sample | None) -> None:
+        with self._asking() as client:
+            self.after = read_info(client, self.conn)
+            if first is None:
+                return
+            try:
+                self.sample = sample.steady(first, sample.again(client, first))
+            except redis.ResponseError as error:
+                self.sample_trouble = " ".join(str(error).split())[:200]
+            except redis.RedisError as error:
+                raise SourceUnreachable(f"{place(self.conn)}: sampling keys: {error}") from None
 
     def _cut(self, message: str, stream: RdbStream, seconds: float, *, rdb_only: bool) -> BackupBroken:
         """The connection is gone; the likely reasons, with the numbers that tell them apart."""
