@@ -49,8 +49,11 @@ class Position:
 def position(
     index: LogIndex, server: Replication, snapshots: Mapping[str, Sequence[int]], last_replid: str = ""
 ) -> Position:
-    """Where to go on: where what is stored ends, else at the newest snapshot that the server can still go on from,
+    """Where to go on: where what is stored ends, else at a snapshot that the server can still go on from,
     else about now.
+
+    Of its own history the oldest such: moments between two snapshots can be restored then, too. Of the one before the
+    newest: what follows it there must not be recorded again under another name.
 
     :param snapshots: history → offsets of its snapshots, ascending.
     :param last_replid: of the history that was recorded last; empty = nothing was.
@@ -70,7 +73,8 @@ def position(
     earliest = server.offset if server.backlog_start is None else server.backlog_start
     here = Position(server.replid, max(earliest, server.offset - LAG_MAX_BYTES), begins=True)
     for replid in histories:
-        for offset in reversed(snapshots.get(replid, ())):
+        offsets = sorted(snapshots.get(replid, ()), reverse=replid != server.replid)
+        for offset in offsets:
             if here.begins and not server.trouble(replid, offset):
                 here = Position(replid, offset)
     if lost_from is None or (last == here.replid and lost_from >= here.offset):

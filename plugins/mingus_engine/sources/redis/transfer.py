@@ -26,6 +26,8 @@ from mingus_engine.sources.slabs import SlabItem, SlabPool
 
 # Each attempt waits for a save that another replica asked for.
 _FORKS_MOST = 3
+# A server that is written to may have so many keys more or fewer when it forks.
+_BUSY_KEYS, _BUSY_SHARE = 1000, 0.1
 _BUFFER_LIMIT = "client-output-buffer-limit"
 
 
@@ -148,6 +150,27 @@ class Transfer:
                 hint="is redis.data_directory the directory of this server?",
             )
         self.replid, self.offset = aux.get("repl-id", ""), int(aux.get("repl-offset", "0") or 0)
+        if trouble := self._foreign(stream):
+            raise BackupBroken(
+                f"{place(self.conn)}: the RDB in {self._settings.data_directory} is not this server's: {trouble}",
+                hint="is redis.data_directory the directory of this server?",
+            )
+
+    def _foreign(self, stream: RdbStream) -> str:
+        """Why the RDB is another server's, which saved just then, too; empty = nothing speaks for that."""
+        before, after = self.before, self.after
+        if before is None or after is None:
+            return ""
+        known = {before.get("master_replid"), after.get("master_replid"), after.get("master_replid2")}
+        if self.replid and self.replid not in known:
+            return f"it is of the history {self.replid[:8]}…, the server has {after.get('master_replid')[:8]}…"
+        if stream.counted is None:
+            return ""
+        held = [sum(keys for keys, _ in info.databases.values()) for info in (before, after)]
+        slack = max(_BUSY_KEYS, int(_BUSY_SHARE * max(held)))
+        if not min(held) - slack <= stream.counted.keys <= max(held) + slack:
+            return f"it has {stream.counted.keys} keys, the server had {held[0]} before and {held[1]} after the save"
+        return ""
 
     def _sampled(self, client: redis.Redis) -> Sample | None:
         if self.before is None:

@@ -78,3 +78,9 @@ def test_a_server_that_was_set_back_within_its_history_is_no_gap() -> None:
 def test_it_begins_a_little_before_the_present_where_the_server_can() -> None:
     here = position(stored(), server(1 << 30, 5), {})
     assert (here.offset, here.begins) == ((1 << 30) - LAG_MAX_BYTES, True)
+
+
+def test_of_several_snapshots_in_reach_the_oldest_leaves_the_smallest_gap() -> None:
+    here = position(stored((NOW, 0, 50)), server(1000, 800), {NOW: [20, 820, 900]}, NOW)
+    assert here.gap is not None
+    assert (here.offset, here.begins, here.gap.end) == (820, False, 820)
