@@ -295,22 +295,24 @@ def test_commands_follow_a_snapshot_that_no_selection_of_a_database_follows(
     other = server.client(7)
     other.set("first", "key")
     options: dict[str, Any] = {"transport": "bgsave", "data_directory": str(server.directory)}
+    role, replica = "primary", server
     if how == "a replica":
-        replica = make_redis(replicaof=server)
+        role, replica = how.removeprefix("a "), make_redis(replicaof=server)
         wait_until(lambda: replica.client(7).get("first"), "the replica follows")
         options = {}
     with RedisInstallation.make(workspace / "m", server, **QUICK, **options) as mingus:
         drain(mingus)
         other.set("second", "key")
         drain(mingus)
+        wait_until(lambda: replica.client(7).get("second"), "the replica follows")
         back_up(mingus.settings, SOURCE, context=mingus.context())
         other.set("third", "key")
         assert drain(mingus).gaps == []
         (shard,) = mingus.facts(mingus.manifests()[-1])["shards"]
-        assert shard["rdb"]["aux"]["repl-stream-db"] == "7"
         again = recovered(make_redis, mingus)
         assert digest(again) == digest(server)
         assert again.client().dbsize() == 0
+        assert (shard["role"], shard["rdb"]["aux"]["repl-stream-db"]) == (role, "7"), mingus.messages
 
 
 def test_a_damaged_history_makes_the_window_shorter_and_is_named(make_redis: MakeRedis, workspace: Path) -> None:

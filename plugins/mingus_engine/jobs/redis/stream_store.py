@@ -127,7 +127,7 @@ class StreamStore:
     def _put(self, writer: LogWriter) -> None:
         end = writer.start + writer.length
         samples = [s for s in self._samples if s.offset <= end]
-        newest = samples[-1] if samples else Sample()
+        newest = max(samples, key=lambda sample: sample.clock_us, default=Sample())
         facts = {
             **self._to.facts,
             "replid": self._to.replid,
