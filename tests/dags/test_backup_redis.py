@@ -68,6 +68,12 @@ class TestRun:
         verified = engine.calls[-1][2]
         assert (verified["repository"], verified["level"]) == ("offsite", "L4")
 
+    def test_a_run_without_any_source_is_green_and_does_nothing(self, settings_file: Path, engine: FakeEngine) -> None:
+        settings_file.write_text(SETTINGS.replace("    redis:\n", "    redis:\n      aof_scheduled: false\n"))
+        dag = parse(ROOT / "dags" / "backup_redis_aof.py").dags["backup_redis_aof"]
+        assert dag.test().state == "success"
+        assert engine.calls == []
+
     def test_what_could_restore_to_an_empty_server_is_not_shipped(self, aof: Any, engine: FakeEngine) -> None:
         def fail(settings: Any, job: Any) -> None:
             raise SourceUnsupported("the append-only file has no manifest")
