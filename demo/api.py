@@ -101,10 +101,11 @@ class AirflowApi:
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:500]
             raise DemoError(f"{method} {path} was answered {error.code}: {text}") from None
-        except TimeoutError:
+        except (TimeoutError, ConnectionError) as error:
             # A machine that does much else at the same time; asking again changes nothing.
             if method != "GET" or attempt == _ATTEMPTS:
-                raise DemoError(f"{method} {path} was not answered in {attempt} × {_TIMEOUT_S:.0f} s") from None
+                raise DemoError(f"{method} {path} was not answered: {type(error).__name__}") from None
+            time.sleep(attempt)
             return self._request(method, path, body, attempt + 1)
 
 

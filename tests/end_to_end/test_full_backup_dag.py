@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import DAG, Installation
+from tests.end_to_end.conftest import DAG, REDIS_DAG, Installation
 from tests.support.processes import wait_until
 
 pytestmark = [
@@ -29,6 +29,16 @@ def test_a_triggered_run_leaves_a_snapshot_in_both_repositories_and_a_proof_in_t
     assert set(proofs) == {"primary", "offsite"}
     assert proofs["offsite"]["ok"] is True
     assert proofs["offsite"]["level"] == "L4"
+
+
+def test_a_night_of_redis_leaves_a_proof_in_the_last_repository_too(
+    installation: Installation, proven_sessions: str
+) -> None:
+    report = installation.airflow.api.report(REDIS_DAG, proven_sessions, "source.back_up", 0)
+    (entry,) = installation.mingus("list", "sessions")["snapshots"]
+    assert entry["snapshot"] == report["snapshot"]
+    (proof,) = (copy["proof"] for copy in entry["copies"] if copy["repository"] == "offsite")
+    assert (proof["ok"], proof["level"]) == (True, "L4")
 
 
 def test_every_task_returns_a_small_report_that_the_next_one_reads(installation: Installation, proven: str) -> None:
@@ -57,6 +67,7 @@ def test_mapped_tasks_are_labelled_with_their_source(installation: Installation,
     assert installation.task(proven, "source.verify")["rendered_map_index"] == "ledger"
 
 
+@pytest.mark.usefixtures("proven_sessions")
 def test_no_secret_is_in_any_file_of_airflow_nor_in_a_repository(installation: Installation, proven: str) -> None:
     """Logs, metadata database (XCom, rendered templates), repositories, state: searched byte by byte."""
     assert "Pushing xcom" in installation.task_log(proven, "source.back_up")
