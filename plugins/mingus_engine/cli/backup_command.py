@@ -52,6 +52,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
             *([("reused", output.size(report.bytes_reused))] if report.bytes_reused else []),
             *_of_postgres(report),
             *_of_redis(report),
+            *_of_files(report),
             ("duration", output.duration(report.duration_s)),
             ("flagged", output.yes_no(report.flagged)),
         ))
@@ -78,6 +79,19 @@ def _of_postgres(report: BackUpReport) -> list[tuple[str, str]]:
         *([] if report.bytes_received is None else [("received", output.size(report.bytes_received))]),
         ("WAL", output.size(report.wal_bytes)),
         ("LSN", f"{report.start_lsn} to {report.stop_lsn}, timeline {report.timeline}"),
+    ]
+
+
+def _of_files(report: BackUpReport) -> list[tuple[str, str]]:
+    if report.kind.partition(" ")[0] != "files":
+        return []
+    from mingus_engine.jobs.files.back_up import FilesBackUpReport
+
+    if not isinstance(report, FilesBackUpReport):
+        return []
+    return [
+        ("changes", f"{report.new} new, {report.changed} changed, {report.removed} gone, {report.unread} not read"),
+        *([("unreadable", output.number(report.unreadable))] if report.unreadable else []),
     ]
 
 

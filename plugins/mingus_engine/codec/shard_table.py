@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from mingus_engine import bounds
+from mingus_engine.codec import attributes
 from mingus_engine.codec.entries import EXTENT, MAP_PAIR_BYTES, Entry, RunTable
 from mingus_engine.codec.shards import HEAD, RECORD, VERSION
 from mingus_engine.errors import Damaged, FormatTooNew
@@ -79,6 +80,12 @@ class ShardTable:
             parts.append(self._raw[at : at + length])
             at += length
         return Entry(parts[0], kind, mode, uid, gid, mtime_ns, size, *parts[1:])
+
+    def has_more(self, number: int) -> bool:
+        """Whether the ``extra`` of entry *number* has anything besides a mark (``codec.attributes``)."""
+        record = self.records[number]
+        at = self._starts[number] + record[2] + record[3]
+        return attributes.has_more(self._raw[at : at + record[4]])
 
     def with_maps(self) -> Iterator[int]:
         """Numbers of the entries that have maps of their own."""

@@ -24,6 +24,7 @@ from mingus_engine.codec import shards
 from mingus_engine.codec.blobs import Decompressor
 from mingus_engine.codec.containers import HEADER_BYTES, PACK_MAGIC, BlobKind, Cipher, Header
 from mingus_engine.codec.entries import BlobRef, Entry, Extent, RunTable
+from mingus_engine.codec.shard_table import ShardTable
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import Damaged
 from mingus_engine.repository import envelope
@@ -100,6 +101,9 @@ class SnapshotReader:
 
         Files with maps of their own look ahead by themselves.
         """
+        if not self._prefetcher.ahead:
+            yield from files
+            return
         iterator = iter(files)
         while batch := list(islice(iterator, _FILES_AHEAD)):
             ranges: list[Range] = []
@@ -231,6 +235,12 @@ class SnapshotReader:
         """How much of *file* is no hole."""
         what = file.entry.path.decode("utf-8", "replace")
         return sum(e.length for extents, _, _ in self._spans(file, what) for e in extents if not e.hole)
+
+    def tables(self) -> Iterator[ShardTable]:
+        """Every shard as columns, in path order. :raises Damaged: as ``files``."""
+        shards_of = self._ahead(range(len(self.body.shards)), lambda n: self._ranges(self.body.shards[n].blob))
+        for i in shards_of:
+            yield ShardTable(self.raw_shard(i), f"{self.manifest.name} shard {i}")
 
     def block_hashes(self, file: TabledEntry) -> bytes:
         """The keyed hashes of all 64 KiB blocks of *file*, 16 bytes each; zero = unknown."""

@@ -1,9 +1,9 @@
-"""Writing the entries of a snapshot of files into a tree: directories first, then contents, at last other names."""
+"""Writing the entries of a snapshot of files into a tree: large files first, at last other names of files."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mingus_engine.codec import attributes
 from mingus_engine.codec.entries import Entry
@@ -26,27 +26,33 @@ class TreeMaterialiser:
         self._reader, self._target, self._context, self._total = reader, target, context, total_bytes
         self._lock = threading.Lock()
         self._links = False
-        self._large: list[TabledEntry] = []
         self.written = Written()
 
-    def run(self, workers: int) -> Written:
+    def run(self, large: Sequence[TabledEntry], workers: int) -> Written:
         """Everything, by *workers* threads.
 
+        :param large: the files with maps of their own: written first, so that no worker is left alone with one.
         :raises Damaged: what is stored is not what was backed up. :raises TargetError: :raises Cancelled:
         """
-        self._make_places()
         crew: Crew[list[TabledEntry]] = Crew(
             "restore", lambda: self._write, cancel=self._context.cancel, queue_items=_QUEUE_GROUPS
         )
-        crew.run(self._groups(), workers)
+        crew.run(self._groups(large), workers)
         if self._links:
             self._make_links()
         return self.written
 
-    def _make_places(self) -> None:
-        """Directories, links and what has no content; files with maps of their own are noted."""
-        for file in self._reader.files():
+    def _groups(self, large: Sequence[TabledEntry]) -> Iterator[list[TabledEntry]]:
+        """Work for others; a directory comes before what is in it, and is made before that is given away."""
+        for file in sorted(large, key=lambda file: -file.entry.size):
+            yield [file]
+        for group in together(self._reader.expected(self._small())):
             self._context.checkpoint()
+            yield group
+
+    def _small(self) -> Iterator[TabledEntry]:
+        """Files without maps; what has no content is made on the way."""
+        for file in self._reader.files():
             entry = file.entry
             if entry.kind == FileKind.DIRECTORY:
                 self._target.make_directory(entry)
@@ -56,21 +62,8 @@ class TreeMaterialiser:
                 self._target.make_special(entry)
             elif link_of(entry):
                 self._links = True
-            elif entry.maps:
-                self._large.append(file)
-
-    def _groups(self) -> Iterator[list[TabledEntry]]:
-        """Large files first, so that no worker is left alone with one; then what lies together."""
-        for file in sorted(self._large, key=lambda file: -file.entry.size):
-            yield [file]
-        files = (
-            file
-            for file in self._reader.files()
-            if file.entry.kind == FileKind.FILE and not file.entry.maps and not link_of(file.entry)
-        )
-        for group in together(self._reader.expected(files)):
-            self._context.checkpoint()
-            yield group
+            elif not entry.maps:
+                yield file
 
     def _write(self, group: list[TabledEntry]) -> None:
         if len(group) == 1:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mingus_engine.codec.entries import EXTENT
+from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import SettingsError
 from mingus_engine.jobs import places, reading
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
@@ -120,22 +122,29 @@ class FilesRestore:
     def __init__(self, reader: SnapshotReader, directory: Path, context: JobContext) -> None:
         self._reader, self._directory, self._context = reader, directory, context
         self._plan: FilesPlan | None = None
+        self._large: list[TabledEntry] = []
         self.files = self.bytes = 0
         self.lost: dict[str, Any] = {}
 
     def plan(self) -> FilesPlan:
-        """What will be written. Reads the shards once, and the maps of large files."""
+        """What will be written. Reads the shards, and the maps of large files."""
         if self._plan is None:
             files = entries = size = needed = 0
-            for file in self._reader.files():
+            for table in self._reader.tables():
                 self._context.checkpoint()
-                entries += 1
-                if file.entry.kind != FileKind.FILE:
-                    continue
-                files += 1
-                if not link_of(file.entry):
-                    size += file.entry.size
-                    needed += self._reader.stored_bytes(file)
+                entries += len(table)
+                for number, record in enumerate(table.records):
+                    if record[0] != FileKind.FILE:
+                        continue
+                    files += 1
+                    if table.has_more(number) and link_of(table.entry(number)):
+                        continue
+                    size += record[8]
+                    if record[12]:
+                        self._large.append(TabledEntry(table.entry(number), table.runs))
+                        needed += self._reader.stored_bytes(self._large[-1])
+                    else:
+                        needed += stored_bytes(table.extents(number))
             facts = self._reader.body.facts
             self._plan = FilesPlan(
                 snapshot=self._reader.manifest.ulid,
@@ -159,7 +168,8 @@ class FilesRestore:
         try:
             target.prepare(plan.needed, plan.entries)
             try:
-                written = TreeMaterialiser(self._reader, target, self._context, plan.bytes).run(_RESTORE_WORKERS)
+                materialiser = TreeMaterialiser(self._reader, target, self._context, plan.bytes)
+                written = materialiser.run(self._large, _RESTORE_WORKERS)
                 target.finish()
             except BaseException:
                 target.abandon()
@@ -168,6 +178,11 @@ class FilesRestore:
             target.close()
         self.files, self.bytes = written.files, written.bytes
         self.lost = {sort: {"count": count, "paths": target.named[sort]} for sort, count in target.lost.items()}
+
+
+def stored_bytes(extents: bytes) -> int:
+    """How much of encoded *extents* is no hole."""
+    return sum(length for _, length, _, hole, _, _, _, _ in EXTENT.iter_unpack(extents) if not hole)
 
 
 def _owner_of(owners: str, names: Mapping[str, Mapping[str, str]]) -> OwnerOf:
