@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from mingus_engine.errors import BackupBroken
+from mingus_engine.errors import BackupBroken, SettingsError
 from mingus_engine.jobs.back_up import back_up
+from mingus_engine.jobs.redis.restore_into import restore_into
 from tests.integration.test_redis_stream import drain, installed, recovered
 from tests.support.fixtures import MakeRedis
 from tests.support.processes import wait_until
@@ -164,3 +165,19 @@ def _change_values(client: redis.Redis, what: int, number: int) -> None:
             client.unlink("big", "big2")
             client.set("t", 1, ex=10000)
             client.expire("hash", 5000)
+
+
+def test_two_databases_never_go_into_one(make_redis: MakeRedis, workspace: Path) -> None:
+    with installed(make_redis, workspace) as (server, mingus):
+        for number in (1, 5):
+            server.client(number).set("key", f"of {number}")
+        back_up(mingus.settings, SOURCE, context=mingus.context())
+        target = make_redis()
+        for to, conflict in ((None, "replace"), (None, "skip"), ("latest", "replace")):
+            with pytest.raises(SettingsError, match="databases 1 and 5 of the snapshot both go into 5"):
+                restore_into(
+                    mingus.settings, SOURCE, into=f"redis://127.0.0.1:{target.port}", database_map={1: 5}, to=to,
+                    conflict=conflict, context=mingus.context(),  # type: ignore[arg-type]
+                )  # fmt: skip
+            assert not target.client(5).exists("key") or to
+            target.client().flushall()

@@ -57,8 +57,23 @@ class Plan:
         numbers = {*self.databases, *self.database_map, *self.database_map.values()}
         if numbers and min(numbers) < 0:
             raise SettingsError(f"there is no database {min(numbers)}")
+        into: dict[int, int] = {}
+        for number in sorted(self.databases):
+            into_one(into, number, self.database_map.get(number, number))
         if self.databases and (without := sorted(set(self.database_map) - self.databases)):
             raise SettingsError(f"database {without[0]} is mapped, but not among those that are asked for")
+
+
+def into_one(known: dict[int, int], database: int, into: int) -> None:
+    """Note in *known* that *into* is where *database* goes.
+
+    :raises SettingsError: another one goes there: of two keys of one name one would be lost.
+    """
+    if (other := known.setdefault(into, database)) != database:
+        raise SettingsError(
+            f"databases {min(other, database)} and {max(other, database)} of the snapshot both go into {into}",
+            hint="restore one after the other: of keys that are in both --conflict decides then",
+        )
 
 
 class _Selection:
@@ -116,6 +131,7 @@ class Into:
     ) -> None:
         self._target, self._rdbs, self._plan, self._context = target, rdbs, plan, context
         self._origin, self._databases = origin, tuple(databases)
+        self._goes: dict[int, int] = {}
         self._total = sum(rdb.size for rdb in rdbs)
         self._version = 0
         self._done = 0
@@ -264,6 +280,8 @@ class Into:
 
     def _into(self, database: int) -> int:
         into = self._plan.database_map.get(database, database)
+        if self._goes.get(into) != database:
+            into_one(self._goes, database, into)
         if into and self._target.cluster:
             raise TargetError(
                 f"{self._target} is a cluster, which has database 0 alone; the snapshot has keys in {database}",
