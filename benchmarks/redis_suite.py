@@ -24,7 +24,7 @@ from tests.support.processes import unprivileged_user
 from tests.support.redis import RedisServer
 
 _MINGUS, _INTO = "mingus", "mingus restore --into"
-_SHELL, _SHELL_2 = "redis-cli, zstd -1, openssl", "redis-cli, zstd -1 -T2, openssl"
+_SHELL, _SHELL_2 = "redis-cli + zstd -1 + openssl", "redis-cli + zstd -1 -T2 + openssl"
 _SESSIONS = 1_000_000
 # Written by the server itself: from outside, filling would take longer than everything that is measured. Digests are as
 # incompressible as tokens in hexadecimal, the words around them as compressible as JSON.
