@@ -329,7 +329,8 @@ class RedisRestore:
             name = of_it.rpartition(b"/")[2]
             if flag and not any(path.endswith(name) for path in found):
                 raise NotRestorable(
-                    f"snapshot {self._reader.manifest.ulid} has no {name.decode()}: it was not readable"
+                    f"snapshot {self._reader.manifest.ulid} has no {name.decode()}: it was not readable",
+                    hint="the user of the backup may lack CONFIG GET or ACL LIST: see `mingus check SOURCE`",
                 )
         return found
 
