@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +18,9 @@ from mingus_engine.sources.base import FileKind
 from mingus_engine.targets.files.tree import TreeTarget
 
 _QUEUE_GROUPS = 8
+# A thread that makes a small file lets go of the interpreter at each of its calls, and would get it back only after the
+# 5 ms that another one may compute: 200,000 small files took 14 s so, 11 s with this.
+_SWITCH_S = 0.0005
 
 
 class TreeMaterialiser:
@@ -37,7 +41,12 @@ class TreeMaterialiser:
         crew: Crew[list[TabledEntry]] = Crew(
             "restore", lambda: self._write, cancel=self._context.cancel, queue_items=_QUEUE_GROUPS
         )
-        crew.run(self._groups(large), workers)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval, _SWITCH_S))
+        try:
+            crew.run(self._groups(large), workers)
+        finally:
+            sys.setswitchinterval(interval)
         if self._links:
             self._make_links()
         return self.written

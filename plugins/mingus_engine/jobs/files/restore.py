@@ -23,7 +23,7 @@ from mingus_engine.sources.base import FileKind
 from mingus_engine.targets.base import FileEntry
 from mingus_engine.targets.files.tree import OwnerOf, TreeTarget
 
-_RESTORE_WORKERS = 3
+_RESTORE_WORKERS = 2
 OWNERS = ("ids", "names", "mine")
 
 
