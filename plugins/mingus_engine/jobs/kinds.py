@@ -45,10 +45,5 @@ def kind_of(settings: Settings, source_id: str, repository: str | None, context:
     """
     if settings.sources:
         return settings.stored_source(source_id).kind
-    opened = (
-        places.opened(settings, repository, context)
-        if repository
-        else places.first_reachable(settings, source_id, context)
-    )
-    with opened as place:
+    with places.chosen(settings, source_id, repository, context) as place:
         return stored_source(settings, source_id, place).kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from mingus_engine.errors import ForeignRepository, NotARepository, ObjectMissing, StoreError
@@ -81,6 +81,16 @@ def first_reachable(settings: Settings, source_id: str, context: JobContext) -> 
                 yield repository
                 return
     raise trouble or NotARepository(f"source {source_id} has no repository")
+
+
+def chosen(
+    settings: Settings, source_id: str, name: str | None, context: JobContext
+) -> AbstractContextManager[Repository]:
+    """The repository *name*; where none is named, the first reachable one of the source's chain.
+
+    :raises MingusError: as ``opened`` and ``first_reachable``.
+    """
+    return opened(settings, name, context) if name else first_reachable(settings, source_id, context)
 
 
 def _pin_file(settings: Settings) -> Path:

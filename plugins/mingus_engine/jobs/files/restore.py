@@ -89,12 +89,7 @@ def restore_files(
     if owners not in OWNERS:
         raise SettingsError(f"{owners!r} is not one of {', '.join(OWNERS)}")
     with ExitStack() as stack:
-        opened = (
-            places.opened(settings, repository, context)
-            if repository
-            else places.first_reachable(settings, source_id, context)
-        )
-        place = stack.enter_context(opened)
+        place = stack.enter_context(places.chosen(settings, source_id, repository, context))
         manifest = reading.choose(place, source_id, snapshot)
         stack.enter_context(reading.announced(place, manifest, context))
         job = FilesRestore(SnapshotReader(place, manifest, settings.spool_path), directory, context)

@@ -117,12 +117,7 @@ def extract(
         destination = stack.enter_context(closing(Destination(extract_request.destination(settings, into))))
         job = _Extraction(settings, source, context, wanted=wanted, destination=destination, choice=choice)
         job.require_free()
-        opened = (
-            places.opened(settings, repository, context)
-            if repository
-            else places.first_reachable(settings, source_id, context)
-        )
-        place = stack.enter_context(opened)
+        place = stack.enter_context(places.chosen(settings, source_id, repository, context))
         recovery: Recovery | None = None
         found = None
         if target is None:

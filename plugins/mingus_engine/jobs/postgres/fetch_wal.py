@@ -237,12 +237,7 @@ class Archive:
 @contextmanager
 def _archive(settings: Settings, source: str, context: JobContext) -> Iterator[Archive]:
     known = Known.read(Path(NOTE))
-    opened = (
-        places.opened(settings, known.repository, context)
-        if known and known.repository
-        else places.first_reachable(settings, source, context)
-    )
-    with opened as place:
+    with places.chosen(settings, source, known.repository if known else None, context) as place:
         seen = state.look(place, source)
         yield Archive(StoredWal(place, source, seen), _newest(place, seen) if known is None else known)
 

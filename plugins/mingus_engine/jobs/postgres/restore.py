@@ -160,12 +160,7 @@ def restore(
     if target is None and (wal == "fetch" or timeline is not None or standby or action != "promote" or not inclusive):
         raise SettingsError("a timeline, an action, a standby or --wal fetch needs a target", hint="say --to")
     with ExitStack() as stack:
-        opened = (
-            places.opened(settings, repository, context)
-            if repository
-            else places.first_reachable(settings, source_id, context)
-        )
-        place = stack.enter_context(opened)
+        place = stack.enter_context(places.chosen(settings, source_id, repository, context))
         found: Recoverable | None = None
         recovery: Recovery | None = None
         if target is None:

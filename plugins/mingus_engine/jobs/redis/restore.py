@@ -117,12 +117,7 @@ def restore_redis(
     if form is not None and form not in FORMS:
         raise SettingsError(f"{form!r} is not one of {', '.join(FORMS)}")
     with ExitStack() as stack:
-        opened = (
-            places.opened(settings, repository, context)
-            if repository
-            else places.first_reachable(settings, source_id, context)
-        )
-        place = stack.enter_context(opened)
+        place = stack.enter_context(places.chosen(settings, source_id, repository, context))
         found: dict[str, RedisRecovery] = {}
         if to is None:
             manifest = reading.choose(place, source_id, snapshot)

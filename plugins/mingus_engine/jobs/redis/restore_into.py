@@ -127,12 +127,7 @@ def restore_into(
     chosen = into_destination.destination(settings, into)
     with ExitStack() as stack:
         target = stack.enter_context(opened_target(chosen, context))
-        opened = (
-            places.opened(settings, repository, context)
-            if repository
-            else places.first_reachable(settings, source_id, context)
-        )
-        place = stack.enter_context(opened)
+        place = stack.enter_context(places.chosen(settings, source_id, repository, context))
         found = recoveries(place, source_id, to, context=context, snapshot=snapshot) if to is not None else {}
         manifest = next((one.snapshot for one in found.values()), None) or _choose(place, source_id, snapshot)
         stack.enter_context(reading.announced(place, manifest, context))
