@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,3 +55,11 @@ def owner_in(directory: Path, run_as: str) -> tuple[int, int] | None:
         return status.st_uid, status.st_gid
     found = account(run_as)
     return found.owner if found else None
+
+
+def command_of_owner(command: str, directory: Path) -> str:
+    """A shell's *command* that starts a server in *directory*, as whoever restored it types it: root, as its owner."""
+    if os.geteuid() == 0:
+        with suppress(KeyError, OSError):  # an owner without a name
+            return f"runuser -u {pwd.getpwuid(directory.stat().st_uid).pw_name} -- {command}"
+    return command

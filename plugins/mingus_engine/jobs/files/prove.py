@@ -48,13 +48,11 @@ class FilesProver:
         """Reading for a restore decrypts and re-hashes everything, so level 2 is in the levels above it."""
         if level == 2:
             return [integrity.readable(reader, self._context)]
-        chosen = self._source.verify.scratch_directory
-        parent = Path(chosen) if chosen else self._settings.state_path / "scratch"
         stopped = reader.body.facts.get("stopped_at")
         if stopped:
             self.rpo_s = round((utc_now() - datetime.fromisoformat(str(stopped))).total_seconds(), 1)
         found: list[Check] = []
-        with scratch_directory(parent, None) as scratch:
+        with scratch_directory(self._settings.scratch_path(self._source), None) as scratch:
             clock = Stopwatch()
             job = FilesRestore(reader, scratch / "tree", self._context)
             try:

@@ -8,11 +8,10 @@ that fails or is killed leaves nothing that could be started.
 from __future__ import annotations
 
 import os
-import pwd
 import shlex
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -413,8 +412,4 @@ def _start_hint(directory: Path, version: int, source: SourceSettings) -> str:
         pg_ctl = str(programs.find(version, source.bin_directory).path("pg_ctl"))
     except ComponentMissing:
         pg_ctl = "pg_ctl"
-    command = f"{shlex.quote(pg_ctl)} -D {shlex.quote(str(directory))} start"
-    if os.geteuid() == 0:
-        with suppress(KeyError):  # an owner without a name
-            command = f"runuser -u {pwd.getpwuid(directory.stat().st_uid).pw_name} -- {command}"
-    return command
+    return accounts.command_of_owner(shlex.join((pg_ctl, "-D", str(directory), "start")), directory)

@@ -9,10 +9,9 @@ is empty and says nothing (TRAPS "Redis" 1).
 from __future__ import annotations
 
 import os
-import pwd
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -377,8 +376,4 @@ def _start_hint(
         words += ["--databases", databases]
     if placed.below + b"users.acl" in beside:
         words += ["--aclfile", str(place / "users.acl")]
-    command = shlex.join(words)
-    if os.geteuid() == 0:
-        with suppress(KeyError, OSError):  # an owner without a name
-            command = f"runuser -u {pwd.getpwuid(place.stat().st_uid).pw_name} -- {command}"
-    return command
+    return accounts.command_of_owner(shlex.join(words), place)
