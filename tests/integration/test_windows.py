@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mingus_engine import lsn as lsns
-from mingus_engine.jobs.postgres.windows import WindowsReport, windows
+from mingus_engine.jobs.postgres.windows import windows
+from mingus_engine.jobs.surveying import WindowsReport
 from tests.integration.conftest import Install
 from tests.support.archiving import drain, keep_wal
 from tests.support.installation import FIRST, Installation

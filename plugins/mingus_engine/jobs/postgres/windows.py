@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from mingus_engine import lsn as lsns
-from mingus_engine.errors import MingusError, NotARepository, StoreError
-from mingus_engine.jobs import places
-from mingus_engine.jobs.context import JobContext, Report, Stopwatch
+from mingus_engine.jobs import surveying
+from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.postgres.stored_wal import StoredWal
 from mingus_engine.jobs.refuted import refuted
 from mingus_engine.jobs.stored_logs import DamagedLog
+from mingus_engine.jobs.surveying import WindowsReport, shown
 from mingus_engine.repository import state
 from mingus_engine.repository.manifests import Manifest
-from mingus_engine.repository.repository import Repository, utc_now
+from mingus_engine.repository.repository import Repository
 from mingus_engine.repository.wal_path import WalPath
 from mingus_engine.repository.writer import UNUSABLE
 from mingus_engine.settings import Settings
@@ -67,16 +67,14 @@ class Window:
         return {
             "system_id": str(self.system_id),
             "timeline": self.timeline,
-            "start_lsn": lsns.text(self.start),
-            "start_time": _iso(self.start_time),
-            "end_lsn": lsns.text(self.end),
-            "end_time": _iso(self.end_time),
+            **_ends(self),
             "snapshots": list(self.snapshots),
         }
 
     def shown(self) -> str:
         """``timeline 1: 0/3000100 (2026-…Z) to 0/5000000 (…)``."""
-        return f"timeline {self.timeline}: {_moment(self.start, self.start_time)} to {_moment(self.end, self.end_time)}"
+        start, end = lsns.text(self.start), lsns.text(self.end)
+        return f"timeline {self.timeline}: {shown(start, self.start_time)} to {shown(end, self.end_time)}"
 
 
 @dataclass(frozen=True)
@@ -95,44 +93,11 @@ class Gap:
         return {
             "system_id": str(self.system_id),
             "timeline": self.timeline,
-            "start_lsn": lsns.text(self.start),
-            "start_time": _iso(self.start_time),
-            "end_lsn": lsns.text(self.end),
-            "end_time": _iso(self.end_time),
+            **_ends(self),
         }
 
 
-@dataclass(frozen=True)
-class Found:
-    """What one repository can restore.
-
-    :param windows: the newest timeline last. :param unusable: ULID → why the snapshot opens no window.
-    :param damaged: stored name of a log container that is not whole → what is wrong with it; it counts as not there.
-    """
-
-    windows: tuple[Window, ...]
-    gaps: tuple[Gap, ...]
-    unusable: dict[str, str]
-    damaged: dict[str, str] = field(default_factory=dict)
-
-    def newest(self) -> Window | None:
-        """The window that a restore to ``latest`` uses."""
-        return self.windows[-1] if self.windows else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowsReport(Report):
-    """Per repository: its windows, gaps and unusable snapshots, or why it was not read.
-
-    :param restorable_from, restorable_to: the newest window of the first repository that was read; ISO 8601, ``None``
-        = unknown. :param rpo_s: age of its end in seconds.
-    """
-
-    repositories: list[dict[str, Any]]
-    unreachable: dict[str, str]
-    restorable_from: str | None = None
-    restorable_to: str | None = None
-    rpo_s: float | None = None
+Found = surveying.Found[Window, Gap]
 
 
 def windows(settings: Settings, source_id: str, repository: str | None = None, *, context: JobContext) -> WindowsReport:
@@ -140,46 +105,8 @@ def windows(settings: Settings, source_id: str, repository: str | None = None, *
 
     :raises MingusError: no repository could be read; the error of the first.
     """
-    clock = Stopwatch()
     settings.stored_source(source_id, "postgres")
-    chosen = (settings.repository(repository).name,) if repository else settings.chain(source_id)
-    listed: list[dict[str, Any]] = []
-    unreachable: dict[str, str] = {}
-    first: MingusError | None = None
-    newest: Window | None = None
-    for name in chosen:
-        context.checkpoint()
-        try:
-            with places.opened(settings, name, context) as place:
-                found = look(place, source_id)
-        except (StoreError, NotARepository) as error:
-            unreachable[name] = error.message
-            first = first or error
-            continue
-        newest = newest or found.newest()
-        listed.append({
-            "repository": name,
-            "windows": [window.as_dict() for window in found.windows],
-            "gaps": [gap.as_dict() for gap in found.gaps],
-            "unusable": found.unusable,
-            "damaged": found.damaged,
-        })  # fmt: skip
-    if first is not None and not listed:
-        raise first
-    return WindowsReport(
-        job="windows", source=source_id, duration_s=clock.seconds, repositories=listed, unreachable=unreachable,
-        **summary(newest, utc_now()),
-    )  # fmt: skip
-
-
-def summary(newest: Window | None, now: datetime) -> dict[str, Any]:
-    """``restorable_from``, ``restorable_to`` (ISO 8601) and ``rpo_s`` for the report of a task; ``None`` = unknown."""
-    start, end = (newest.start_time, newest.end_time) if newest else (None, None)
-    return {
-        "restorable_from": _iso(start),
-        "restorable_to": _iso(end),
-        "rpo_s": round(max(0.0, (now - end).total_seconds()), 1) if end else None,
-    }
+    return surveying.survey(settings, source_id, repository, look, context=context)
 
 
 def look(repository: Repository, source: str) -> Found:
@@ -322,9 +249,10 @@ def gaps(found: Sequence[Window]) -> Iterable[Gap]:
             yield Gap(before.system_id, before.timeline, before.end, after.start, before.end_time, after.start_time)
 
 
-def _moment(lsn: int, at: datetime | None) -> str:
-    return f"{lsns.text(lsn)} ({at:%Y-%m-%d %H:%M:%S.%f}Z)" if at else lsns.text(lsn)
-
-
-def _iso(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
+def _ends(of: Window | Gap) -> dict[str, Any]:
+    return {
+        "start_lsn": lsns.text(of.start),
+        "start_time": surveying.iso(of.start_time),
+        "end_lsn": lsns.text(of.end),
+        "end_time": surveying.iso(of.end_time),
+    }

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from mingus_engine.errors import MingusError, NotARepository, StoreError
-from mingus_engine.jobs import places
-from mingus_engine.jobs.context import JobContext, Report, Stopwatch
+from mingus_engine.jobs import surveying
+from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.redis.stored_stream import StoredStream, StreamPath
 from mingus_engine.jobs.redis.stream_store import system_id
 from mingus_engine.jobs.refuted import refuted
 from mingus_engine.jobs.stored_logs import DamagedLog
+from mingus_engine.jobs.surveying import WindowsReport, shown
 from mingus_engine.repository import state
 from mingus_engine.repository.manifests import Manifest
-from mingus_engine.repository.repository import Repository, utc_now
+from mingus_engine.repository.repository import Repository
 from mingus_engine.repository.writer import UNUSABLE
 from mingus_engine.settings import Settings
 
@@ -70,17 +70,14 @@ class Window:
             "form": self.form,
             "shard": self.shard,
             "replid": self.replid,
-            "start_offset": self.start,
-            "start_time": _iso(self.start_time),
-            "end_offset": self.end,
-            "end_time": _iso(self.end_time),
+            **_ends(self),
             "snapshots": list(self.snapshots),
         }
 
     def shown(self) -> str:
         """For messages."""
         where = f"{self.shard}: " if self.shard else ""
-        return f"{where}{_moment(self.start, self.start_time)} to {_moment(self.end, self.end_time)}"
+        return f"{where}{shown(str(self.start), self.start_time)} to {shown(str(self.end), self.end_time)}"
 
 
 @dataclass(frozen=True)
@@ -99,81 +96,20 @@ class Gap:
         return {
             "shard": self.shard,
             "replid": self.replid,
-            "start_offset": self.start,
-            "start_time": _iso(self.start_time),
-            "end_offset": self.end,
-            "end_time": _iso(self.end_time),
+            **_ends(self),
         }
 
 
-@dataclass(frozen=True)
-class Found:
-    """What one repository can restore; see ``jobs.postgres.windows.Found``."""
-
-    windows: tuple[Window, ...]
-    gaps: tuple[Gap, ...]
-    unusable: dict[str, str]
-    damaged: dict[str, str]
-
-    def newest(self) -> Window | None:
-        """The window that a restore to ``latest`` uses."""
-        return self.windows[-1] if self.windows else None
+Found = surveying.Found[Window, Gap]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RedisWindowsReport(Report):
-    """Per repository: its windows, gaps and unusable snapshots, or why it was not read.
-
-    :param restorable_from, restorable_to: the newest window of the first repository that was read; ISO 8601, ``None``
-        = unknown. :param rpo_s: age of its end in seconds.
-    """
-
-    repositories: list[dict[str, Any]]
-    unreachable: dict[str, str]
-    restorable_from: str | None = None
-    restorable_to: str | None = None
-    rpo_s: float | None = None
-
-
-def windows(
-    settings: Settings, source_id: str, repository: str | None = None, *, context: JobContext
-) -> RedisWindowsReport:
+def windows(settings: Settings, source_id: str, repository: str | None = None, *, context: JobContext) -> WindowsReport:
     """The windows of *source_id* in *repository* (default: in each of its chain).
 
     :raises MingusError: no repository could be read; the error of the first.
     """
-    clock = Stopwatch()
     settings.stored_source(source_id, "redis")
-    chosen = (settings.repository(repository).name,) if repository else settings.chain(source_id)
-    listed: list[dict[str, Any]] = []
-    unreachable: dict[str, str] = {}
-    first: MingusError | None = None
-    newest: Window | None = None
-    for name in chosen:
-        context.checkpoint()
-        try:
-            with places.opened(settings, name, context) as place:
-                found = look(place, source_id)
-        except (StoreError, NotARepository) as error:
-            unreachable[name] = error.message
-            first = first or error
-            continue
-        newest = newest or found.newest()
-        listed.append({
-            "repository": name,
-            "windows": [window.as_dict() for window in found.windows],
-            "gaps": [gap.as_dict() for gap in found.gaps],
-            "unusable": found.unusable,
-            "damaged": found.damaged,
-        })  # fmt: skip
-    if first is not None and not listed:
-        raise first
-    start, end = (newest.start_time, newest.end_time) if newest else (None, None)
-    return RedisWindowsReport(
-        job="windows", source=source_id, duration_s=clock.seconds, repositories=listed, unreachable=unreachable,
-        restorable_from=_iso(start), restorable_to=_iso(end),
-        rpo_s=round(max(0.0, (utc_now() - end).total_seconds()), 1) if end else None,
-    )  # fmt: skip
+    return surveying.survey(settings, source_id, repository, look, context=context)
 
 
 def look(repository: Repository, source: str) -> Found:
@@ -309,9 +245,10 @@ def _parsed(text: object) -> datetime:
     return datetime.fromisoformat(str(text))
 
 
-def _moment(offset: int, at: datetime | None) -> str:
-    return f"{offset} ({at:%Y-%m-%d %H:%M:%S.%f}Z)" if at else str(offset)
-
-
-def _iso(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
+def _ends(of: Window | Gap) -> dict[str, Any]:
+    return {
+        "start_offset": of.start,
+        "start_time": surveying.iso(of.start_time),
+        "end_offset": of.end,
+        "end_time": surveying.iso(of.end_time),
+    }

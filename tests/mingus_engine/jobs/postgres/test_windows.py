@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mingus_engine.jobs.postgres.windows import BasePoint, Window, compute, gaps, leads_to, summary
+from mingus_engine.jobs.postgres.windows import BasePoint, Window, compute, gaps, leads_to
+from mingus_engine.jobs.surveying import summary
 from mingus_engine.postgres.timelines import Step
 from mingus_engine.repository.log_index import LogIndex, StoredLog, index
 from mingus_engine.repository.names import LogName
