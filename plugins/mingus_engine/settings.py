@@ -270,6 +270,7 @@ class RedisSettings:
     :param config_file: the server's configuration file, where it can be read; it is stored with a snapshot.
     :param prefer_replica: take snapshots from a healthy replica where there is one.
     :param may_be_empty: a snapshot without a key is no failure.
+    :param shrink_alarm_share: alarm when there are fewer keys than this share of the last snapshot's; 0 = never.
     :param sample_keys: of how many keys the ``DUMP`` digests are recorded, for restore tests to compare.
     :param save_timeout_s: how long the server may take to fork and begin to send, or to save.
     :param aof_scheduled: whether the DAG ``backup_redis_aof`` backs up the append-only file or the command stream.
@@ -283,6 +284,7 @@ class RedisSettings:
     config_file: str = ""
     prefer_replica: bool = True
     may_be_empty: bool = False
+    shrink_alarm_share: float = 0.1
     sample_keys: int = 1000
     save_timeout_s: int = 3600
     aof_scheduled: bool = True
@@ -751,6 +753,8 @@ def _check_numbers(source: SourceSettings, where: str) -> None:
     stream = source.redis.stream
     if stream.slice_interval_s <= 0 or stream.idle_sample_s <= 0 or stream.busy_lag_max_bytes < 0:
         raise SettingsError(f"{where}: the intervals of redis.stream of source {source.id!r} must be above 0")
+    if not 0 <= source.redis.shrink_alarm_share <= 1:
+        raise SettingsError(f"{where}: redis.shrink_alarm_share of source {source.id!r} must be 0 to 1")
     if source.kind == "files":
         _check_file_set(source, where)
 

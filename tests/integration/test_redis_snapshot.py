@@ -155,6 +155,21 @@ def test_an_empty_server_fails_unless_it_may_be_empty(make_redis: MakeRedis, ins
     assert any("which the settings allow" in check["detail"] for check in report.checks)
 
 
+def test_a_server_that_was_flushed_flags_its_snapshot(make_redis: MakeRedis, install: Any) -> None:
+    server = make_redis()
+    mingus = install(server)
+    client = server.client()
+    client.mset({f"session:{i}": "x" for i in range(200)})
+    assert not snapshot(mingus).flagged
+    client.flushall()
+    client.mset({f"session:{i}": "x" for i in range(19)})
+    report = snapshot(mingus)
+    assert report.flagged
+    (size,) = [check for check in report.checks if check["name"] == "size"]
+    assert (size["ok"], size["data"]) == (False, {"keys": 19, "before": 200})
+    assert not snapshot(mingus).flagged  # nothing was lost since
+
+
 def test_a_server_that_lost_its_data_between_the_question_and_the_fork_fails(
     make_redis: MakeRedis, install: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mingus_engine.checks import Check
 from mingus_engine.jobs.backing_up import BackUpReport, BackUpRun
 from mingus_engine.jobs.context import Stopwatch
+from mingus_engine.repository.writer import UNUSABLE
 from mingus_engine.sources.redis.backup import open_backup
 
 
@@ -37,6 +39,7 @@ def back_up_redis(job: BackUpRun, clock: Stopwatch) -> RedisBackUpReport:
             context.log(note)
         job.store(backup.items(), backup.expected_bytes())
         finished = backup.finish()
+        finished = replace(finished, checks=[*finished.checks, _size(job, finished.facts["shards"])])
         job.store_made(finished.files)
         for check in finished.checks:
             if check.data.get("warning"):
@@ -56,6 +59,22 @@ def back_up_redis(job: BackUpRun, clock: Stopwatch) -> RedisBackUpReport:
         keys=sum(shard["keys"] for shard in told),
         shards=told,
     )
+
+
+def _size(job: BackUpRun, shards: list[dict[str, Any]]) -> Check:
+    """Whether somebody may have flushed the server: the flag keeps the older snapshots (DESIGN §4 "Proofs")."""
+    keys = sum(map(_keys, shards))
+    for manifest in reversed(job.run.state.manifests):
+        if manifest.kind != "redis full":
+            continue
+        try:
+            before = sum(map(_keys, job.run.repository.manifest_body(manifest).facts["shards"]))
+        except UNUSABLE:
+            continue
+        data = {"keys": keys, "before": before}
+        ok = keys >= job.source.redis.shrink_alarm_share * before
+        return Check("size", ok, f"{keys} keys, {before} in the snapshot before", data)
+    return Check("size", True, f"{keys} keys", {"keys": keys})
 
 
 def _keys(shard: dict[str, Any]) -> int:
