@@ -15,7 +15,7 @@ import pytest
 
 from mingus_engine import lsn as lsns
 from mingus_engine.errors import SourceBusy
-from mingus_engine.jobs.postgres import stream_wal as stream_wal_module
+from mingus_engine.jobs import serving
 from mingus_engine.jobs.postgres.stream_wal import stream_wal
 from mingus_engine.repository import logs
 from tests.integration.archives import compare, declared_gaps, index_of, streaming, system_id, write_wal
@@ -206,7 +206,7 @@ def test_a_restore_goes_across_the_renewals_of_run_and_key(
     cluster = make_cluster(15, wal_segment_mib=1)
     journal = Journal(1)
     journal.prepare(cluster)
-    monkeypatch.setattr(stream_wal_module, "_RUN_S", 0.5)
+    monkeypatch.setattr(serving, "_RUN_S", 0.5)
     with Installation.make(workspace / "m", cluster, **QUICK) as mingus:
         mingus.back_up()
         context = mingus.context(cancel=threading.Event())

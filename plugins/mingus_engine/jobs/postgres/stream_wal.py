@@ -11,40 +11,20 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from mingus_engine import lsn as lsns
-from mingus_engine.errors import (
-    Cancelled,
-    ClockSkew,
-    CommitRefused,
-    MingusError,
-    ObjectMissing,
-    SourceError,
-    SourceUnsupported,
-    StoreError,
-)
-from mingus_engine.jobs import places
 from mingus_engine.jobs.catching_up import catch_up
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.postgres import wal_canary
 from mingus_engine.jobs.postgres.wal_segments import SegmentStore
 from mingus_engine.jobs.postgres.wal_session import Session, Totals
-from mingus_engine.jobs.serving import Pauses, cut_off_after
-from mingus_engine.repository import runs, writer
+from mingus_engine.jobs.serving import LAST_SLICE_S, STATUS_S, LogService, cut_off_after
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.settings import Settings
 from mingus_engine.sources.postgres.archiving import WalSource
-
-# After a request to stop, a last slice may take so long; then whatever is under way is cut off.
-LAST_SLICE_S = 20.0
-# A run, and with it the key of what it stores, is renewed daily; in a repository that is not the chain's first one
-# sooner, to go back when the first is there again.
-_RUN_S = 86400.0
-_RUN_ELSEWHERE_S = 600.0
-_STATUS_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +68,7 @@ def stream_wal(
     *,
     context: JobContext,
     on_status: Callable[[StreamStatus], None] = lambda _: None,
-    status_interval_s: float = _STATUS_S,
+    status_interval_s: float = STATUS_S,
 ) -> StreamWalReport:
     """Archive until ``context.cancel`` is set; then store a last slice and return.
 
@@ -116,7 +96,9 @@ def stream_wal(
     )
 
 
-class _Service:
+class _Service(LogService):
+    late = "the last slice was not stored in time; the slot keeps it on the server"
+
     def __init__(
         self,
         settings: Settings,
@@ -127,50 +109,15 @@ class _Service:
         on_status: Callable[[StreamStatus], None],
         status_interval_s: float,
     ) -> None:
-        self._settings, self._source = settings, settings.source(source_id, "postgres")
-        self._asked, self._cut = context.cancel, cut
-        self._context = dataclasses.replace(context, cancel=cut)
-        self._on_status, self._status_interval_s = on_status, status_interval_s
-        self._status_due = 0.0
-        self._pauses = Pauses()
-        self._repository = ""
+        source = settings.source(source_id, "postgres")
+        super().__init__(settings, source, context, cut=cut, status_interval_s=status_interval_s)
+        self._on_status = on_status
         self.totals = Totals()
-        self.failures = 0
 
-    def run(self) -> None:
-        """Until asked to stop."""
-        while not self._asked.is_set():
-            try:
-                self._archive_run()
-            except (StoreError, SourceError, CommitRefused, ClockSkew) as error:
-                if isinstance(error, SourceUnsupported | ObjectMissing):
-                    raise
-                self.failures += 1
-                self._pauses.pause(error, self._asked, self._context)
-            except Cancelled:
-                self._context.log("the last slice was not stored in time; the slot keeps it on the server")
-                return
-
-    def _archive_run(self) -> None:
-        """One run in one repository; ends when it is time for another, or when asked to stop."""
-        settings, source = self._settings, self._source
-        with places.first_reachable(settings, source.id, self._context) as repository:
-            self._repository = repository.name
-            first = repository.name == settings.chain(source.id)[0]
-            until = time.monotonic() + (_RUN_S if first else _RUN_ELSEWHERE_S)
-            run = writer.begin(
-                repository, source.id, kind=runs.LOG, spool_path=settings.spool_path, level=source.compression_level,
-                provenance=self._context.provenance,
-            )  # fmt: skip
-            with closing(run):
-                try:
-                    while not self._asked.is_set() and time.monotonic() < until:
-                        self._archive_timeline(run, until)
-                except SourceError:
-                    with suppress(MingusError):
-                        run.end([])
-                    raise
-                run.end([])
+    def work(self, run: WriteRun, until: float) -> None:
+        """See ``LogService``: timeline after timeline."""
+        while not self._asked.is_set() and time.monotonic() < until:
+            self._archive_timeline(run, until)
 
     def _archive_timeline(self, run: WriteRun, until: float) -> None:
         with WalSource(self._source, self._cut) as server:
@@ -207,10 +154,8 @@ class _Service:
             and (server.standby or not wal.canary or wal_canary.write(server, self._context) is None)
         ):
             store.refresh()
-        self._pauses.over()
-        if time.monotonic() < self._status_due:
+        if not self._working():
             return
-        self._status_due = time.monotonic() + self._status_interval_s
         slot, totals = server.slot(), self.totals
         proven = sample if sample.flush <= store.stored_to and sample.clock_us else store.sample
         self._on_status(

@@ -15,33 +15,16 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from mingus_engine.errors import (
-    Cancelled,
-    ClockSkew,
-    CommitRefused,
-    MingusError,
-    ObjectMissing,
-    SourceError,
-    SourceUnsupported,
-    StoreError,
-)
-from mingus_engine.jobs import places
+from mingus_engine.errors import SourceError
 from mingus_engine.jobs.back_up import back_up
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.jobs.redis.stream_session import BaseMaker, StreamSession, Totals, primary_of, reader_name
 from mingus_engine.jobs.redis.stream_store import StreamStore
-from mingus_engine.jobs.serving import Pauses, cut_off_after
-from mingus_engine.repository import runs, writer
+from mingus_engine.jobs.serving import LAST_SLICE_S, STATUS_S, LogService, cut_off_after
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.settings import RedisConnection, Settings
 from mingus_engine.sources.redis.stream import StreamSource
 
-# After a request to stop, what is left may take so long; then whatever is under way is cut off.
-LAST_SLICE_S = 20.0
-# As for write-ahead log: a run is renewed daily, elsewhere than in the first repository sooner.
-_RUN_S = 86400.0
-_RUN_ELSEWHERE_S = 600.0
-_STATUS_S = 60.0
 _TICK_S = 0.1
 # Slices of an hour become one container.
 _CONTAINER_S = 3600.0
@@ -92,7 +75,7 @@ def stream(
     *,
     context: JobContext,
     on_status: Callable[[RedisStreamStatus], None] = lambda _: None,
-    status_interval_s: float = _STATUS_S,
+    status_interval_s: float = STATUS_S,
 ) -> RedisServiceReport:
     """Record until ``context.cancel`` is set; then store what is left and return.
 
@@ -121,7 +104,9 @@ def stream(
     )
 
 
-class _Service:
+class _Service(LogService):
+    late = "what was left was not stored in time; the server's backlog may have it still"
+
     def __init__(
         self,
         settings: Settings,
@@ -132,51 +117,13 @@ class _Service:
         on_status: Callable[[RedisStreamStatus], None],
         status_interval_s: float,
     ) -> None:
-        self._settings, self._source = settings, settings.source(source_id, "redis")
-        self._asked, self._cut = context.cancel, cut
-        self._context = dataclasses.replace(context, cancel=cut)
-        self._on_status, self._status_interval_s = on_status, status_interval_s
-        self._status_due = 0.0
-        self._pauses = Pauses()
-        self._repository = ""
+        source = settings.source(source_id, "redis")
+        super().__init__(settings, source, context, cut=cut, status_interval_s=status_interval_s)
+        self._on_status = on_status
         self.totals = Totals()
-        self.failures = 0
 
-    def run(self) -> None:
-        """Until asked to stop."""
-        while not self._asked.is_set():
-            try:
-                self._record_run()
-            except (StoreError, SourceError, CommitRefused, ClockSkew) as error:
-                if isinstance(error, SourceUnsupported | ObjectMissing):
-                    raise
-                self.failures += 1
-                self._pauses.pause(error, self._asked, self._context)
-            except Cancelled:
-                self._context.log("what was left was not stored in time; the server's backlog may have it still")
-                return
-
-    def _record_run(self) -> None:
-        """One run in one repository; ends when it is time for another, or when asked to stop."""
-        settings, source = self._settings, self._source
-        with places.first_reachable(settings, source.id, self._context) as repository:
-            self._repository = repository.name
-            first = repository.name == settings.chain(source.id)[0]
-            until = time.monotonic() + (_RUN_S if first else _RUN_ELSEWHERE_S)
-            run = writer.begin(
-                repository, source.id, kind=runs.LOG, spool_path=settings.spool_path, level=source.compression_level,
-                provenance=self._context.provenance,
-            )  # fmt: skip
-            with closing(run):
-                try:
-                    self._record(run, until)
-                except SourceError:
-                    with suppress(MingusError):
-                        run.end([])
-                    raise
-                run.end([])
-
-    def _record(self, run: WriteRun, until: float) -> None:
+    def work(self, run: WriteRun, until: float) -> None:
+        """See ``LogService``."""
         conn = primary_of(self._source.redis.connection)
         log = self._context.log
         with StreamSource(conn, self._cut, name=reader_name(self._source.id), log=log) as server:
@@ -227,10 +174,8 @@ class _Service:
 
     def stored(self, server: StreamSource, session: StreamSession, store: StreamStore) -> None:
         """Something was stored: all is well; say so when it is time."""
-        self._pauses.over()
-        if time.monotonic() < self._status_due:
+        if not self._working():
             return
-        self._status_due = time.monotonic() + self._status_interval_s
         totals = self.totals
         self._on_status(
             RedisStreamStatus(
