@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,11 @@ from mingus_engine.errors import (
     SourceEmpty,
 )
 from mingus_engine.jobs.back_up import back_up
-from mingus_engine.jobs.redis.back_up import RedisBackUpReport
 from mingus_engine.redis import sample
 from mingus_engine.settings import Secret, SourceSettings
 from tests.support.fixtures import MakeRedis
 from tests.support.redis import BACKUP_RIGHTS, RedisServer
-from tests.support.redis_installation import SOURCE, RedisInstallation, digest
+from tests.support.redis_installation import SOURCE, RedisInstallation, digest, installations, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "#!lua name=money\nredis.register_function('cents', function(keys, args) return 100 end)"
@@ -32,19 +30,8 @@ LIBRARY = "#!lua name=money\nredis.register_function('cents', function(keys, arg
 @pytest.fixture
 def install(workspace: Path) -> Iterator[Any]:
     """``install(server, …)`` as ``RedisInstallation.make``."""
-    with ExitStack() as made:
-
-        def make(server: RedisServer, **options: Any) -> RedisInstallation:
-            number = sum(1 for path in workspace.iterdir() if path.name.startswith("i"))
-            return made.enter_context(RedisInstallation.make(workspace / f"i{number}", server, **options))
-
+    with installations(workspace) as make:
         yield make
-
-
-def snapshot(mingus: RedisInstallation, **context: Any) -> RedisBackUpReport:
-    report = back_up(mingus.settings, SOURCE, context=mingus.context(**context))
-    assert isinstance(report, RedisBackUpReport)
-    return report
 
 
 def stored(mingus: RedisInstallation) -> dict[str, bytes]:

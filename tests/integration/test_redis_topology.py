@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mingus_engine.errors import BackupBroken, SourceUnreachable, SourceUnsupported
-from mingus_engine.jobs.back_up import back_up
 from mingus_engine.jobs.redis.back_up import RedisBackUpReport
 from tests.integration.trouble import at_first, raises
 from tests.support.fixtures import MakeRedis, MakeRedisCluster
 from tests.support.processes import run, wait_until
 from tests.support.redis import BACKUP_RIGHTS, RedisServer, free_port
-from tests.support.redis_installation import SOURCE, RedisInstallation, digest
+from tests.support.redis_installation import digest, installations, snapshot
 
 
 @pytest.fixture
-def install(workspace: Any) -> Iterator[Any]:
-    with ExitStack() as made:
-
-        def make(server: RedisServer, **options: Any) -> RedisInstallation:
-            number = sum(1 for path in workspace.iterdir() if path.name.startswith("i"))
-            return made.enter_context(RedisInstallation.make(workspace / f"i{number}", server, **options))
-
+def install(workspace: Path) -> Iterator[Any]:
+    """``install(server, …)`` as ``RedisInstallation.make``."""
+    with installations(workspace) as make:
         yield make
-
-
-def snapshot(mingus: RedisInstallation, **context: Any) -> RedisBackUpReport:
-    report = back_up(mingus.settings, SOURCE, context=mingus.context(**context))
-    assert isinstance(report, RedisBackUpReport)
-    return report
 
 
 def read_from(report: RedisBackUpReport) -> str:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from mingus_engine.errors import (
     SourceUnreachable,
     SourceUnsupported,
 )
-from mingus_engine.jobs.back_up import back_up
 from mingus_engine.repository import packs
 from mingus_engine.sources.redis import psync
 from tests.integration import killing
@@ -28,7 +26,7 @@ from tests.integration.trouble import at_first, raises, small_disk
 from tests.support.fixtures import MakeRedis
 from tests.support.processes import wait_until
 from tests.support.redis import RedisServer
-from tests.support.redis_installation import FIRST, SOURCE, RedisInstallation, digest
+from tests.support.redis_installation import FIRST, SOURCE, RedisInstallation, digest, installations, snapshot
 from tests.support.redis_proxy import proxied
 from tests.support.repositories import noise
 
@@ -38,17 +36,9 @@ SLOW = {"rdb_key_save_delay": 100}
 
 @pytest.fixture
 def install(workspace: Path) -> Iterator[Any]:
-    with ExitStack() as made:
-
-        def make(server: RedisServer, **options: Any) -> RedisInstallation:
-            number = sum(1 for path in workspace.iterdir() if path.name.startswith("i"))
-            return made.enter_context(RedisInstallation.make(workspace / f"i{number}", server, **options))
-
+    """``install(server, …)`` as ``RedisInstallation.make``."""
+    with installations(workspace) as make:
         yield make
-
-
-def snapshot(mingus: RedisInstallation, **context: Any) -> Any:
-    return back_up(mingus.settings, SOURCE, context=mingus.context(**context))
 
 
 def check_nothing_happened(mingus: RedisInstallation, server: RedisServer) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 import yaml
 
 from mingus_engine.jobs import places
+from mingus_engine.jobs.back_up import back_up
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.initialise import initialise
+from mingus_engine.jobs.redis.back_up import RedisBackUpReport
 from mingus_engine.repository import names, records, state
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.reader import SnapshotReader
@@ -188,3 +191,22 @@ def digest(server: RedisServer) -> str:
     """``DEBUG DIGEST``: equal for servers with the same keys and values in all databases."""
     found = server.execute("DEBUG", "DIGEST")
     return str(found.decode() if isinstance(found, bytes) else found)
+
+
+@contextmanager
+def installations(workspace: Path) -> Iterator[Callable[..., RedisInstallation]]:
+    """``install(server, …)`` as ``RedisInstallation.make``, each in a directory of its own; closed afterwards."""
+    with ExitStack() as made:
+        numbers = count()
+
+        def install(server: RedisServer, **options: Any) -> RedisInstallation:
+            return made.enter_context(RedisInstallation.make(workspace / f"i{next(numbers)}", server, **options))
+
+        yield install
+
+
+def snapshot(mingus: RedisInstallation, **context: Any) -> RedisBackUpReport:
+    """Back it up. :param context: as for ``JobContext``."""
+    report = back_up(mingus.settings, SOURCE, context=mingus.context(**context))
+    assert isinstance(report, RedisBackUpReport)
+    return report
