@@ -313,6 +313,7 @@ class FileRoot:
 class FileSetSettings:
     """What a source of kind ``files`` adds.
 
+    :param set: what kind of files they are; it decides at which time of the night the DAGs back them up.
     :param include: where given, only files that match one of these patterns (as in ``.gitignore``, from each root).
     :param exclude: what matches is left out, directories with all that is below them.
     :param one_file_system: do not go into what is mounted below a root.
@@ -330,6 +331,7 @@ class FileSetSettings:
         stored again.
     """
 
+    set: Literal["documents", "configuration", "code"] = "documents"
     roots: tuple[FileRoot, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

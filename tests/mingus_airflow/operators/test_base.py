@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from mingus_airflow import metrics
 from mingus_airflow.operators import (
     EncryptAndShipOperator,
+    FileBackupOperator,
     PgBaseBackupOperator,
     PgWalArchiveOperator,
     RedisAofOperator,
@@ -243,6 +244,7 @@ def test_success_and_failure_are_counted_with_the_source_as_tag(
     "operator",
     [
         PgBaseBackupOperator,
+        FileBackupOperator,
         RedisSnapshotOperator,
         RedisAofOperator,
         EncryptAndShipOperator,
