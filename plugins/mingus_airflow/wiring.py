@@ -27,6 +27,11 @@ DEFAULT_SCHEDULES = {
     "backup_postgres_wal": "*/5 * * * *",
     "backup_redis_snapshot": "30 2 * * *",
     "backup_redis_aof": "0 * * * *",
+    "backup_documents": "0 1 * * *",
+    "backup_configuration": "30 1 * * *",
+    "backup_code": "0 2 * * *",
+    # Not on the hour: two backups of one set at once would both read what changed.
+    "backup_files_hourly": "15 * * * *",
 }
 
 
@@ -68,6 +73,7 @@ class Wiring:
     back_up: PerJob = field(default_factory=PerJob)
     archive_wal: PerJob = field(default_factory=PerJob)
     back_up_aof: PerJob = field(default_factory=PerJob)
+    back_up_files: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     ship: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     verify: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     recover: PerJob = field(default_factory=lambda: PerJob(timeout_s=24 * 3600))
@@ -78,8 +84,8 @@ class Wiring:
     progress_interval_s: int = 10
 
     def arguments(self, job: str) -> dict[str, Any]:
-        """Operator arguments of a task of *job*: ``back_up``, ``archive_wal``, ``back_up_aof``, ``ship``, ``verify``,
-        ``recover``.
+        """Operator arguments of a task of *job*: ``back_up``, ``archive_wal``, ``back_up_aof``, ``back_up_files``,
+        ``ship``, ``verify``, ``recover``.
         """
         bounds: PerJob = getattr(self, job)
         return {
