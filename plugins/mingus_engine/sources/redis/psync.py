@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from mingus_engine.errors import BackupBroken, SourceError, SourceUnreachable, SourceUnsupported
 from mingus_engine.redis.client import place, reply_error
 from mingus_engine.redis.link import Link
-from mingus_engine.sources.redis.rdb_stream import MARK_BYTES, Framing
+from mingus_engine.sources.redis.rdb_stream import MARK_BYTES, Framing, TransferCut
 
 #: Who forks sends a newline each second; who is at it for longer than this without any is frozen.
 SILENCE_S = 120.0
@@ -49,6 +49,7 @@ def full_sync(link: Link, timeout_s: float, *, rdb_only: bool = True) -> FullSyn
         write the RDB to its disk.
     :raises SourceDenied: the user may not. :raises SourceUnsupported: the server does not replicate.
     :raises SourceUnreachable: it cannot now. :raises BackupBroken: it did not in time. :raises Cancelled:
+    :raises TransferCut: it closed the connection while it forked, as it does with a reader whose buffer is full.
     """
     deadline = time.monotonic() + timeout_s
     introduce(link)
@@ -60,7 +61,11 @@ def full_sync(link: Link, timeout_s: float, *, rdb_only: bool = True) -> FullSyn
     match = _FULLRESYNC.fullmatch(text[1:])
     if match is None:
         raise SourceUnsupported(f"{place(link.conn)}: PSYNC: answered {text[:200]!r}")
-    return FullSync(match[1], int(match[2]), _framing(link, _next_line(link, deadline, timeout_s)), rdb_only)
+    try:
+        begin = _next_line(link, deadline, timeout_s)
+    except SourceUnreachable as error:
+        raise TransferCut(error.message) from None
+    return FullSync(match[1], int(match[2]), _framing(link, begin), rdb_only)
 
 
 def introduce(link: Link) -> None:

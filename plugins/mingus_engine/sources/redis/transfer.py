@@ -100,7 +100,7 @@ class Transfer:
             try:
                 yield from stream.items(sync.framing)
             except (TransferCut, SourceUnreachable) as error:
-                raise self._cut(error.message, stream, time.monotonic() - began, rdb_only=sync.rdb_only) from None
+                raise self._cut(error.message, time.monotonic() - began, stream, rdb_only=sync.rdb_only) from None
             self.seconds = time.monotonic() - began
 
     def _fork(self, stack: contextlib.ExitStack) -> tuple[Link, psync.FullSync]:
@@ -113,7 +113,11 @@ class Transfer:
         for _ in range(_FORKS_MOST):
             with contextlib.ExitStack() as attempt:
                 link = attempt.enter_context(Link(self.conn, self._stop))
-                sync = psync.full_sync(link, self._settings.save_timeout_s)
+                began = time.monotonic()
+                try:
+                    sync = psync.full_sync(link, self._settings.save_timeout_s)
+                except TransferCut as error:
+                    raise self._cut(error.message, time.monotonic() - began) from None
                 if sync.offset >= asked_at:
                     stack.push(attempt.pop_all())
                     return link, sync
@@ -196,19 +200,22 @@ class Transfer:
             except redis.RedisError as error:
                 raise SourceUnreachable(f"{place(self.conn)}: sampling keys: {error}") from None
 
-    def _cut(self, message: str, stream: RdbStream, seconds: float, *, rdb_only: bool) -> BackupBroken:
+    def _cut(
+        self, message: str, seconds: float, stream: RdbStream | None = None, *, rdb_only: bool = False
+    ) -> BackupBroken:
         """The connection is gone; the likely reasons, with the numbers that tell them apart."""
         config = self._config or {}
-        hint = f"the server's log says why; the reader waited {stream.waited_s:.0f} s of it for the repository"
-        if stream.waited_s > seconds / 2:
+        waited_s, received = (stream.waited_s, stream.received_bytes) if stream is not None else (0.0, 0)
+        hint = f"the server's log says why; the reader waited {waited_s:.0f} s of it for the repository"
+        if waited_s > seconds / 2:
             hint += f", which is slower than the server: repl-timeout is {config.get('repl-timeout', 'not known')} s"
         if not rdb_only:
             hint += (
-                f"; a server of this version drops readers that are slower than its writers: {_BUFFER_LIMIT} is"
+                f"; a server without REPLCONF rdb-only drops readers slower than its writers: {_BUFFER_LIMIT} is"
                 f" {config.get(_BUFFER_LIMIT, 'not known')}, raise its part 'replica'"
             )
         return BackupBroken(
-            f"{message} (cut after {stream.received_bytes} bytes and {seconds:.1f} s); nothing was committed", hint=hint
+            f"{message} (cut after {received} bytes and {seconds:.1f} s); nothing was committed", hint=hint
         )
 
 
