@@ -14,6 +14,7 @@ from mingus_engine.errors import MingusError, SettingsError
 if TYPE_CHECKING:
     from mingus_engine.jobs.postgres.archive_wal import ArchiveWalReport
     from mingus_engine.jobs.postgres.stream_wal import StreamStatus
+    from mingus_engine.settings import Settings
 
 
 def add(commands: Subparsers) -> None:
@@ -82,10 +83,7 @@ def run_fetch(args: argparse.Namespace, session: Session) -> int:
 
     try:
         settings = session.settings
-        sources = settings.of_kind("postgres")
-        if args.source is None and len(sources) != 1:
-            raise SettingsError("the log of which source?", hint=f"say --source: {', '.join(sources)}")
-        source = settings.source(args.source or sources[0], "postgres").id
+        source = _source(args, settings)
         context = session.context()
         if args.ahead:
             fetch_wal.prefetch(settings, source, args.file, context=context)
@@ -136,15 +134,20 @@ def run_push(args: argparse.Namespace, session: Session) -> int:
     from mingus_engine.jobs.postgres.push_wal import push_wal
 
     settings = session.settings
-    known = [source.id for source in settings.sources]
-    if args.source is None and len(known) != 1:
-        raise SettingsError("the settings have several sources", hint="name one by --source")
     try:
-        report = push_wal(settings, args.source or known[0], args.file, context=session.context())
+        report = push_wal(settings, _source(args, settings), args.file, context=session.context())
     except OSError as error:
         raise SettingsError(f"cannot read {args.file}: {error.strerror}", hint="") from None
     session.console.document(report.as_dict())
     return 0
+
+
+def _source(args: argparse.Namespace, settings: Settings) -> str:
+    """The source that a server's command means: the one it names, or the only one with such a log."""
+    known = settings.of_kind("postgres")
+    if args.source is None and len(known) != 1:
+        raise SettingsError("the log of which source?", hint=f"say --source: {', '.join(known)}")
+    return settings.source(args.source or known[0], "postgres").id
 
 
 def _show(session: Session, report: ArchiveWalReport) -> None:

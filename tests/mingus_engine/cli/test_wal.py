@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.integration.archives import write_wal
 from tests.mingus_engine.cli.support import PLUGINS
@@ -59,3 +60,18 @@ def test_push_says_nothing_and_tells_by_its_exit_code(mingus: Installation) -> N
     assert code == 6
     assert "another log" in err
     assert run(mingus, "push", "not/there/000000010000000000000001")[0] == 2
+
+
+def test_sources_of_other_kinds_leave_no_doubt_whose_log_is_pushed(mingus: Installation) -> None:
+    settings = mingus.root / "mingus.yaml"
+    document = yaml.safe_load(settings.read_text())
+    document["sources"].append({"id": "docs", "kind": "files", "files": {"roots": [{"path": str(mingus.root)}]}})
+    settings.write_text(yaml.safe_dump(document))
+    write_wal(mingus.cluster, 1)
+    name = str(mingus.cluster.value("select pg_walfile_name(pg_switch_wal())"))
+    assert run(mingus, "push", str(mingus.cluster.data_directory / "pg_wal" / name)) == (0, "", "")
+    document["sources"].append({**document["sources"][0], "id": "other"})
+    settings.write_text(yaml.safe_dump(document))
+    code, _, err = run(mingus, "push", name)
+    assert code == 2
+    assert "--source: ledger, other" in err

@@ -18,14 +18,13 @@ from mingus_engine import lsn as lsns
 from mingus_engine.jobs import surveying
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.postgres.stored_wal import StoredWal
-from mingus_engine.jobs.refuted import refuted
+from mingus_engine.jobs.refuted import usable
 from mingus_engine.jobs.stored_logs import DamagedLog
 from mingus_engine.jobs.surveying import WindowsReport, shown
 from mingus_engine.repository import state
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.repository import Repository
 from mingus_engine.repository.wal_path import WalPath
-from mingus_engine.repository.writer import UNUSABLE
 from mingus_engine.settings import Settings
 
 
@@ -125,20 +124,12 @@ class Recoverable:
         self.repository = repository
         self.wal = StoredWal(repository, source, seen)
         self.manifests: dict[str, Manifest] = {m.ulid: m for m in seen.manifests}
-        self.unusable: dict[str, str] = dict(seen.damaged_snapshots())
         self.points: list[BasePoint] = []
         self.facts: dict[str, Mapping[str, Any]] = {}
         self._paths: dict[tuple[int, int], WalPath] = {}
-        bad = refuted(repository, source)
-        for manifest in seen.manifests:
-            try:
-                facts = repository.manifest_body(manifest).facts
-            except UNUSABLE as error:
-                self.unusable[manifest.ulid] = error.message
-                continue
-            if (manifest.ulid, manifest.digest) in bad and manifest.ulid != trusted:
-                self.unusable[manifest.ulid] = "its newest proof here says that it is not good"
-            elif (point := base_point(manifest.ulid, facts)) is not None:
+        found, self.unusable = usable(repository, source, seen, trusted=trusted)
+        for manifest, facts in found:
+            if (point := base_point(manifest.ulid, facts)) is not None:
                 self.points.append(point)
                 self.facts[manifest.ulid] = facts
 

@@ -16,13 +16,12 @@ from mingus_engine.jobs import surveying
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.redis.stored_stream import StoredStream, StreamPath
 from mingus_engine.jobs.redis.stream_store import system_id
-from mingus_engine.jobs.refuted import refuted
+from mingus_engine.jobs.refuted import usable
 from mingus_engine.jobs.stored_logs import DamagedLog
 from mingus_engine.jobs.surveying import WindowsReport, shown
 from mingus_engine.repository import state
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.repository import Repository
-from mingus_engine.repository.writer import UNUSABLE
 from mingus_engine.settings import Settings
 
 
@@ -129,18 +128,9 @@ class Recoverable:
         self.stream = StoredStream(repository, source, seen)
         self.manifests: dict[str, Manifest] = {m.ulid: m for m in seen.manifests}
         self.facts: dict[str, Mapping[str, Any]] = {}
-        self.unusable: dict[str, str] = dict(seen.damaged_snapshots())
         self.points: list[BasePoint] = []
-        bad = refuted(repository, source)
-        for manifest in seen.manifests:
-            try:
-                facts = repository.manifest_body(manifest).facts
-            except UNUSABLE as error:
-                self.unusable[manifest.ulid] = error.message
-                continue
-            if (manifest.ulid, manifest.digest) in bad and manifest.ulid != trusted:
-                self.unusable[manifest.ulid] = "its newest proof here says that it is not good"
-                continue
+        found, self.unusable = usable(repository, source, seen, trusted=trusted)
+        for manifest, facts in found:
             self.facts[manifest.ulid] = facts
             self.points += base_points(manifest.ulid, facts)
 
