@@ -10,6 +10,7 @@ leaves out is taken from ``POSTGRES_HOST/PORT/DB/USER/PASSWORD``, what an S3 rep
 from __future__ import annotations
 
 from mingus_engine.settings.files import FileRoot, FileSetSettings
+from mingus_engine.settings.hooks import GroupSettings, HookSettings
 from mingus_engine.settings.loading import file_of, load, parse
 from mingus_engine.settings.model import SOURCE_ID, DestinationSettings, Settings, SourceSettings, VerifySettings
 from mingus_engine.settings.postgres import Measurement, PostgresConnection, Predicate, WalSettings
@@ -28,6 +29,8 @@ __all__ = [
     "DestinationSettings",
     "FileRoot",
     "FileSetSettings",
+    "GroupSettings",
+    "HookSettings",
     "KeySettings",
     "Measurement",
     "PostgresConnection",

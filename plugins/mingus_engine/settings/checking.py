@@ -8,8 +8,10 @@ from zoneinfo import ZoneInfo
 
 from mingus_engine import bounds
 from mingus_engine.errors import SettingsError
+from mingus_engine.settings.hooks import HookSettings
 from mingus_engine.settings.model import SOURCE_ID, Settings, SourceSettings
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 
 
@@ -23,6 +25,7 @@ def check(settings: Settings, where: str) -> None:
         ("repository", [r.name for r in settings.repositories]),
         ("source", [s.id for s in settings.sources]),
         ("destination", [*(d.name for d in settings.destinations), *(s.id for s in settings.sources)]),
+        ("group", [g.name for g in settings.groups]),
     ):
         for name in names:
             if SOURCE_ID.fullmatch(name) is None:
@@ -37,6 +40,8 @@ def check(settings: Settings, where: str) -> None:
         if not settings.repositories:
             raise SettingsError(f"{where}: source {source.id!r} has no repository to go to")
         _check_numbers(source, where)
+        _check_hooks(source.hooks, f"{where}: hooks of source {source.id!r}")
+    _check_groups(settings, where)
 
 
 def _check_numbers(source: SourceSettings, where: str) -> None:
@@ -53,8 +58,40 @@ def _check_numbers(source: SourceSettings, where: str) -> None:
         raise SettingsError(f"{where}: the intervals of redis.stream of source {source.id!r} must be above 0")
     if not 0 <= source.redis.shrink_alarm_share <= 1:
         raise SettingsError(f"{where}: redis.shrink_alarm_share of source {source.id!r} must be 0 to 1")
+    if not 0 < source.verify.sample_share <= 1 or source.verify.sample_max_bytes < 0:
+        raise SettingsError(
+            f"{where}: verify.sample_share of source {source.id!r} must be above 0 and at most 1, sample_max_bytes 0 or"
+            " more"
+        )
     if source.kind == "files":
         _check_file_set(source, where)
+
+
+def _check_hooks(hooks: HookSettings, where: str) -> None:
+    for key, programs in (("before", hooks.before), ("after", hooks.after)):
+        for program in programs:
+            if not program or not program[0].startswith("/"):
+                raise SettingsError(
+                    f"{where}: {key} must list programs by their absolute paths, each with its arguments",
+                    hint='for example: before: [["/usr/bin/systemctl", "stop", "shop"]]',
+                )
+    if not 1 <= hooks.timeout_s <= 86_400:
+        raise SettingsError(f"{where}: timeout_s must be 1 to 86400")
+    for name in (*hooks.environment, *hooks.pass_environment):
+        if _VARIABLE.fullmatch(str(name)) is None:
+            raise SettingsError(f"{where}: {name!r} cannot be the name of a variable")
+    for name, value in hooks.environment.items():
+        if not isinstance(value, str):
+            raise SettingsError(f"{where}: environment.{name} must be a text; put it in quotes")
+
+
+def _check_groups(settings: Settings, where: str) -> None:
+    for group in settings.groups:
+        for member in group.members:
+            settings.source(member)
+        if len(set(group.members)) < 2 or len(set(group.members)) < len(group.members):
+            raise SettingsError(f"{where}: group {group.name!r} needs at least two members, each once")
+        _check_hooks(group.hooks, f"{where}: hooks of group {group.name!r}")
 
 
 def _check_places(settings: Settings, where: str) -> None:

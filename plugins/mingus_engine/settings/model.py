@@ -16,6 +16,7 @@ from mingus_engine import bounds
 from mingus_engine.errors import SettingsError
 from mingus_engine.settings.building import build, nearest
 from mingus_engine.settings.files import FileSetSettings
+from mingus_engine.settings.hooks import GroupSettings, HookSettings
 from mingus_engine.settings.postgres import Measurement, PostgresConnection, Predicate, WalSettings
 from mingus_engine.settings.redis import RedisDestination, RedisSettings
 from mingus_engine.settings.stores import RepositorySettings
@@ -31,6 +32,10 @@ class VerifySettings:
     :param scratch_directory: where it is restored to; empty = ``<state_directory>/scratch``.
     :param run_as: operating-system user of the throw-away server when the engine is root; empty = named as the kind.
     :param amcheck: run ``pg_amcheck --heapallindexed --parent-check``.
+    :param sample_share: of kind ``files``: how much of a set one test restores; below 1 the tests take turns, so that
+        1 / *sample_share* of them cover everything. What they prove counts as L1.
+    :param sample_max_bytes: ... and at most about so much; 0 = no bound.
+    :param open_documents: of kind ``files``: open restored PDF, pictures, office files and archives.
     """
 
     repository: str = ""
@@ -39,6 +44,9 @@ class VerifySettings:
     run_as: str = ""
     amcheck: bool = True
     start_timeout_s: int = 3600
+    sample_share: float = 1.0
+    sample_max_bytes: int = 0
+    open_documents: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class SourceSettings:
         ``files`` see there.
     :param compression_level: zstd; 1 is fastest, 3 stores some percent less.
     :param bin_directory: directory of the server's programs for restore tests; empty = found by version.
+    :param hooks: programs before and after a backup, of any kind (not of pieces of a log).
     """
 
     id: str
@@ -78,6 +87,7 @@ class SourceSettings:
     bin_directory: str = ""
     redis: RedisSettings = field(default_factory=RedisSettings)
     files: FileSetSettings = field(default_factory=FileSetSettings)
+    hooks: HookSettings = field(default_factory=HookSettings)
 
     @property
     def run_as(self) -> str:
@@ -127,6 +137,7 @@ class Settings:
     repositories: tuple[RepositorySettings, ...] = ()
     sources: tuple[SourceSettings, ...] = ()
     destinations: tuple[DestinationSettings, ...] = ()
+    groups: tuple[GroupSettings, ...] = ()
     schedules: Mapping[str, str] = field(default_factory=dict)
     airflow: Mapping[str, Any] = field(default_factory=dict)
 
@@ -190,6 +201,17 @@ class Settings:
                 os.environ,
             ),
         )
+
+    def group(self, name: str) -> GroupSettings:
+        """The group *name*.
+
+        :raises SettingsError: there is none of that name (the nearest is named).
+        """
+        return typing.cast(GroupSettings, _named("group", name, {g.name: g for g in self.groups}))
+
+    def groups_of(self, source_id: str) -> list[str]:
+        """Names of the groups that *source_id* is a member of."""
+        return [group.name for group in self.groups if source_id in group.members]
 
     def repository(self, name: str) -> RepositorySettings:
         """The repository *name*.
