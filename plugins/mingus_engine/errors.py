@@ -188,6 +188,13 @@ class BackupBroken(SourceError):
     hint = "nothing was committed; start the backup again"
 
 
+class HookFailed(SourceError):
+    """A program that must run before a backup failed; nothing was read."""
+
+    transient = True
+    hint = "the programs after the backup have run; correct hooks.before of the source, or what it quiesces"
+
+
 class TargetError(MingusError):
     """The place to restore to is not usable."""
 

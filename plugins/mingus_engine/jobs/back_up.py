@@ -1,8 +1,8 @@
 """``back_up``: read a source once, seal it, store it, commit it.
 
-The phases, in this order: open the repository → begin the run → take in what dead runs left → open the source, which
-asks for the parent of an incremental → read and store → what the kind of source needs → cut and store shards → flush
-packs → manifest → end of the run.
+The phases, in this order: open the repository → begin the run → take in what dead runs left → wait for the group, run
+hooks → open the source, which asks for the parent of an incremental → read and store → what the kind of source needs →
+run the hooks after it, wait for the group → cut and store shards → flush packs → manifest → end of the run.
 """
 
 from __future__ import annotations
@@ -16,23 +16,32 @@ from mingus_engine.jobs import places
 from mingus_engine.jobs.backing_up import BackUpReport, BackUpRun
 from mingus_engine.jobs.choosing import MakeRules, ParentChooser
 from mingus_engine.jobs.context import JobContext, Stopwatch
+from mingus_engine.jobs.hooks import AtRest, Gate, Hooks
 from mingus_engine.jobs.postgres.parent_rules import PostgresRules, declared_gaps
 from mingus_engine.repository import runs, writer
 from mingus_engine.settings import Settings
 
 
-def back_up(settings: Settings, source_id: str, *, context: JobContext, incremental: bool = False) -> BackUpReport:
+def back_up(
+    settings: Settings,
+    source_id: str,
+    *,
+    context: JobContext,
+    incremental: bool = False,
+    gate: Gate | None = None,
+) -> BackUpReport:
     """Back up *source_id* into the first reachable repository of its chain.
 
     :param incremental: build on the newest snapshot that may be built on; when there is none, a full backup is taken
         and the report says why. Either restores by itself, in one pass.
+    :param gate: of a group that it is part of.
     :raises MingusError: nothing was committed; what was stored is used by the next try.
     """
     clock = Stopwatch()
     avoid: list[str] = []
     while True:
         try:
-            return _attempt(settings, source_id, context, clock, incremental=incremental, avoid=avoid)
+            return _attempt(settings, source_id, context, clock, incremental=incremental, avoid=avoid, gate=gate)
         except ParentDamaged as error:
             # The next run takes in what this one stored, so nothing is stored twice.
             context.log(f"{error.message}; begins again without it")
@@ -49,6 +58,7 @@ def _attempt(
     *,
     incremental: bool,
     avoid: list[str],
+    gate: Gate | None,
 ) -> BackUpReport:
     source = settings.source(source_id)
     back_up_kind = _KINDS[source.kind](incremental)
@@ -67,7 +77,13 @@ def _attempt(
             if incremental
             else None
         )
-        job = stack.enter_context(BackUpRun(settings, source, run, context, chooser, by_blocks=source.kind != "files"))
+        hooks = Hooks(source.hooks, source_id, settings.state_path, context) if source.hooks else None
+        at_rest = AtRest(hooks, gate)
+        by_blocks = source.kind != "files"
+        job = stack.enter_context(
+            BackUpRun(settings, source, run, context, chooser, by_blocks=by_blocks, at_rest=at_rest)
+        )
+        stack.enter_context(at_rest)
         return back_up_kind(job, clock)
 
 

@@ -18,6 +18,7 @@ from mingus_engine.codec.entries import RunTable
 from mingus_engine.jobs.choosing import ParentChooser
 from mingus_engine.jobs.context import JobContext, Report
 from mingus_engine.jobs.entry_sorter import EntrySorter
+from mingus_engine.jobs.hooks import AtRest
 from mingus_engine.jobs.made_items import made_items
 from mingus_engine.jobs.pipeline import Counters, Pipeline
 from mingus_engine.jobs.referring import Referring
@@ -43,6 +44,8 @@ class BackUpReport(Report):
     :param method: how an incremental found out what changed. :param reasons: why not the newest snapshot was built on,
         why by another method than the best, or why a full was taken although an incremental was asked for.
     :param bytes_read: what the files hold; ``bytes_given``: what of it came from the source.
+    :param hooks: when the application stood still, and which programs failed to let it go on (``failed``); ``None``:
+        there are no hooks. :param group: of which group's run it is, and when that stood still.
     """
 
     repository: str
@@ -61,6 +64,8 @@ class BackUpReport(Report):
     bytes_reused: int
     ratio: float
     run: str
+    hooks: dict[str, Any] | None = None
+    group: dict[str, Any] | None = None
 
 
 class Tree(NamedTuple):
@@ -77,6 +82,7 @@ class BackUpRun:
     :param chooser: of an incremental; ``None``: everything is stored again.
     :param by_blocks: whether files are stored by ``store``, which compares their blocks with what dead runs left; else
         by the kind itself, which gives ``commit`` a :class:`Tree`.
+    :param at_rest: is told when everything was read.
     """
 
     def __init__(
@@ -88,10 +94,13 @@ class BackUpRun:
         chooser: ParentChooser | None,
         *,
         by_blocks: bool = True,
+        at_rest: AtRest | None = None,
     ) -> None:
         self.settings, self.source, self.run, self.context = settings, source, run, context
         self._chooser = chooser
         self._table = RunTable([run.run])
+        self._at_rest = at_rest or AtRest()
+        self._rested: dict[str, Any] = {}
         self._descended: dict[str, Any] = {}
         self._stack = ExitStack()
         self._entries = EntrySorter(self._table, settings.spool_path)
@@ -156,7 +165,7 @@ class BackUpRun:
         form: str = "",
         tree: Tree | None = None,
     ) -> Manifest:
-        """Cut and store the shards, write the manifest, end the run.
+        """Cut and store the shards, write the manifest, end the run. Nothing of the source is read any more.
 
         :param position: orders snapshots that no heads order (an LSN, an offset). :param logs: that the snapshot needs.
         :param method: how an incremental found out what changed. :param notes: reasons to add to the chooser's.
@@ -165,6 +174,7 @@ class BackUpRun:
         :param tree: what was stored, if not by ``store``.
         :raises CommitRefused: :raises ClockSkew: :raises Damaged: see ``WriteRun.commit``.
         """
+        self._rested = self._at_rest.read()
         tree = tree or self._own_tree()
         self._tree = tree
         shard_refs = list(tree.shards)
@@ -180,7 +190,7 @@ class BackUpRun:
                 run_keys[log.run] = run.repository.log_key(run.source, log.run)
         self._descended = self._descent(finished, method, notes)
         body = Body(
-            facts={**finished.facts, "backup": self._descended},
+            facts={**finished.facts, **self._rested, "backup": self._descended},
             checks=[check.as_dict() for check in finished.checks],
             statistics={**self._statistics(), **(figures or {}), "pack_live": self._live(storing, packs)},
             provenance=run.provenance,
@@ -219,6 +229,7 @@ class BackUpRun:
             "bytes_reused": s["reused_bytes"],
             "ratio": round(s["read_bytes"] / s["stored_bytes"], 3) if s["stored_bytes"] else 0.0,
             "run": self.run.run,
+            **self._rested,
         }
 
     def _own_tree(self) -> Tree:

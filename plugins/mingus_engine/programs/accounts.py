@@ -46,6 +46,14 @@ def account(name: str) -> Account | None:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
+def is_own(name: str) -> bool:
+    """Whether the engine runs as the user *name*."""
+    try:
+        return pwd.getpwnam(name).pw_uid == os.geteuid()
+    except KeyError:
+        return False
+
+
 def owner_in(directory: Path, run_as: str) -> tuple[int, int] | None:
     """Who owns what is restored into *directory*: the process, or for root its owner, else the account *run_as*.
 
