@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from mingus_airflow.operators.base import EngineOperator
 from mingus_engine.errors import SettingsError
@@ -22,12 +22,17 @@ class BackUpOperator(EngineOperator):
     """
 
     verb = "backup"
-    source_kind: ClassVar[str]
+    family = "backup"
     template_fields: Sequence[str] = (*EngineOperator.template_fields, "kind")
 
     def __init__(self, *, source: str, kind: str, **kwargs: Any) -> None:
         super().__init__(source=source, **kwargs)
         self.kind = kind
+
+    @property
+    def operation(self) -> str:
+        """``full`` or ``incremental``."""
+        return self.kind
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``back_up`` job."""

@@ -24,10 +24,12 @@ class EngineOperator(BaseOperator):
     :param settings_file: path; default ``MINGUS_CONFIG``, else ``include/config/mingus.yaml``. (templated)
     """
 
-    # The job's verb, as in logs and metrics.
+    # The job's verb, as in logs.
     verb: ClassVar[str]
-    # What it is of, as a tag of metrics.
-    kind: str = "full"
+    # What its metrics begin with: backup, ship, recovery; empty = it has none.
+    family: ClassVar[str] = ""
+    # Of what kind its sources are, where one kind alone has such a job.
+    source_kind: ClassVar[str] = ""
     template_fields: Sequence[str] = ("source", "settings_file")
     operator_extra_links = (ReportLink(),)
     ui_fgcolor = "#ffffff"
@@ -39,6 +41,11 @@ class EngineOperator(BaseOperator):
         self._runner: JobRunner | None = None
         self._killed = False
 
+    @property
+    def operation(self) -> str:
+        """What kind of job it is, as a label of metrics (``jobs.health.gauges.OPERATIONS``)."""
+        return self.verb
+
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Call the engine's job; a subclass's whole purpose."""
         raise NotImplementedError
@@ -49,11 +56,12 @@ class EngineOperator(BaseOperator):
         :raises AirflowException: it failed and may be tried again.
         :raises AirflowFailException: it failed and would again.
         """
-        tags = {"system": self.source, "kind": self.kind}
+        kind = self.source_kind
         try:
             with translated(self.log, f"{self.verb} {self.source}"):
                 settings = connections.resolve(load_settings(self.settings_file), self.source)
                 connections.mask_secrets(settings, self.source)
+                kind = settings.source(self.source).kind
                 self._runner = JobRunner(
                     provenance=provenance_of(context, socket.gethostname()),
                     log=self.log,
@@ -63,11 +71,16 @@ class EngineOperator(BaseOperator):
                     self._runner.cancel()
                 report = self._runner.run(lambda job: self.run_job(settings, job)).as_dict()
         except BaseException:
-            metrics.failed(self.verb, tags)
+            if self.family:
+                metrics.failed(self.family, self._labels(kind))
             raise
-        metrics.succeeded(self.verb, report, tags)
+        if self.family:
+            metrics.succeeded(self.family, report, self._labels(kind))
         self.log.info("report: %s", report)
         return report
+
+    def _labels(self, kind: str) -> dict[str, str]:
+        return {"source": self.source, "kind": kind, "operation": self.operation}
 
     def tell_findings(self, report: Any) -> None:
         """Say loudly what a report found: the task is green, for what could be read is stored; but nobody may overlook

@@ -44,6 +44,7 @@ class EncryptAndShipOperator(EngineOperator):
     """
 
     verb = "ship"
+    family = "ship"
     ui_color = "#7a5c99"
     template_fields: Sequence[str] = (*EngineOperator.template_fields, "snapshot")
 

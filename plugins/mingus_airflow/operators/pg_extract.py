@@ -22,6 +22,8 @@ class PgExtractOperator(ApprovedOperator[PostgresOrder]):
     """
 
     verb = "extract"
+    family = "recovery"
+    source_kind = "postgres"
     order_type = PostgresOrder
     modes: ClassVar[tuple[str, ...]] = (EXTRACT,)
     ui_color = "#a3663b"

@@ -22,6 +22,8 @@ class PgRestoreOperator(ApprovedOperator[PostgresOrder]):
     """
 
     verb = "restore"
+    family = "recovery"
+    source_kind = "postgres"
     order_type = PostgresOrder
     modes: ClassVar[tuple[str, ...]] = (RESTORE,)
     ui_color = "#a33b3b"

@@ -16,8 +16,14 @@ class PgWalArchiveOperator(EngineOperator):
     """
 
     verb = "archive"
-    kind = "wal"
+    family = "backup"
+    source_kind = "postgres"
     ui_color = "#4a8f8f"
+
+    @property
+    def operation(self) -> str:
+        """Of metrics."""
+        return "wal"
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``archive_wal`` job; fail when not every repository has everything."""

@@ -19,8 +19,14 @@ class RedisAofOperator(EngineOperator):
     """
 
     verb = "backup"
-    kind = "aof"
+    family = "backup"
+    source_kind = "redis"
     ui_color = "#b5533c"
+
+    @property
+    def operation(self) -> str:
+        """Of metrics."""
+        return "aof"
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``back_up_aof`` job."""

@@ -25,9 +25,16 @@ class RedisRestoreOperator(ApprovedOperator[RedisOrder]):
     """
 
     verb = "restore"
+    family = "recovery"
+    source_kind = "redis"
     order_type = RedisOrder
     modes: ClassVar[tuple[str, ...]] = (RESTORE, EXTRACT)
     ui_color = "#a33b3b"
+
+    @property
+    def operation(self) -> str:
+        """``restore``, or ``extract``: into a running server."""
+        return self.parsed().mode
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``restore_redis`` or the ``restore_into`` job."""

@@ -19,8 +19,14 @@ class RedisSnapshotOperator(EngineOperator):
     """
 
     verb = "backup"
-    kind = "rdb"
+    family = "backup"
+    source_kind = "redis"
     ui_color = "#9f3a2f"
+
+    @property
+    def operation(self) -> str:
+        """Of metrics."""
+        return "snapshot"
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``back_up`` job."""

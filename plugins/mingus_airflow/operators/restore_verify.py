@@ -30,6 +30,7 @@ class RestoreVerifyOperator(EngineOperator):
     """
 
     verb = "verify"
+    family = "recovery"
     ui_color = "#3d7a4e"
     template_fields: Sequence[str] = (*EngineOperator.template_fields, "snapshot", "repository", "level", "target")
 

@@ -10,6 +10,7 @@ leaves out is taken from ``POSTGRES_HOST/PORT/DB/USER/PASSWORD``, what an S3 rep
 from __future__ import annotations
 
 from mingus_engine.settings.files import FileRoot, FileSetSettings
+from mingus_engine.settings.health import HealthSettings
 from mingus_engine.settings.hooks import GroupSettings, HookSettings
 from mingus_engine.settings.loading import file_of, load, parse
 from mingus_engine.settings.model import SOURCE_ID, DestinationSettings, Settings, SourceSettings, VerifySettings
@@ -30,6 +31,7 @@ __all__ = [
     "FileRoot",
     "FileSetSettings",
     "GroupSettings",
+    "HealthSettings",
     "HookSettings",
     "KeySettings",
     "Measurement",

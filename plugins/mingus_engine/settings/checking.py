@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from mingus_engine import bounds
 from mingus_engine.errors import SettingsError
+from mingus_engine.settings.health import LIMITS
 from mingus_engine.settings.hooks import HookSettings
 from mingus_engine.settings.model import SOURCE_ID, Settings, SourceSettings
 
@@ -42,6 +43,9 @@ def check(settings: Settings, where: str) -> None:
         _check_numbers(source, where)
         _check_hooks(source.hooks, f"{where}: hooks of source {source.id!r}")
     _check_groups(settings, where)
+    for key, (least, most) in LIMITS.items():
+        if not least <= int(getattr(settings.health, key)) <= most:
+            raise SettingsError(f"{where}.health.{key}: must be {least} to {most}, not {getattr(settings.health, key)}")
 
 
 def _check_numbers(source: SourceSettings, where: str) -> None:

@@ -16,6 +16,7 @@ from mingus_engine import bounds
 from mingus_engine.errors import SettingsError
 from mingus_engine.settings.building import build, nearest
 from mingus_engine.settings.files import FileSetSettings
+from mingus_engine.settings.health import HealthSettings
 from mingus_engine.settings.hooks import GroupSettings, HookSettings
 from mingus_engine.settings.postgres import Measurement, PostgresConnection, Predicate, WalSettings
 from mingus_engine.settings.redis import RedisDestination, RedisSettings
@@ -140,6 +141,7 @@ class Settings:
     groups: tuple[GroupSettings, ...] = ()
     schedules: Mapping[str, str] = field(default_factory=dict)
     airflow: Mapping[str, Any] = field(default_factory=dict)
+    health: HealthSettings = field(default_factory=HealthSettings)
 
     @property
     def state_path(self) -> Path:

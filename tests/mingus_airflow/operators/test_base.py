@@ -51,11 +51,11 @@ def test_a_backup_returns_the_small_report_of_its_job(engine: FakeEngine) -> Non
 def test_an_incremental_backup_asks_for_what_changed_and_counts_as_one(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tags: list[dict[str, str]] = []
-    monkeypatch.setattr(metrics, "succeeded", lambda verb, report, found: tags.append(found))
+    labels: list[dict[str, str]] = []
+    monkeypatch.setattr(metrics, "succeeded", lambda family, report, found: labels.append(found))
     execute(PgBaseBackupOperator(task_id="t", source="ledger", kind="incremental"))
     assert engine.calls == [("back_up", "ledger", {"incremental": True})]
-    assert tags == [{"system": "ledger", "kind": "incremental"}]
+    assert labels == [{"source": "ledger", "kind": "postgres", "operation": "incremental"}]
 
 
 def test_a_kind_of_backup_that_there_is_not_is_refused(engine: FakeEngine) -> None:
@@ -215,7 +215,7 @@ def test_no_secret_is_logged_or_returned_even_when_the_job_says_it(
     assert KEY not in written + str(report)
 
 
-def test_success_and_failure_are_counted_with_the_source_as_tag(
+def test_success_and_failure_are_counted_by_source_kind_and_operation(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[tuple[str, str, Any, dict[str, str]]] = []
@@ -225,11 +225,12 @@ def test_success_and_failure_are_counted_with_the_source_as_tag(
 
     for kind in ("incr", "gauge", "timing"):
         monkeypatch.setattr(metrics.stats, kind, note(kind))
-    tags = {"system": "ledger", "kind": "full"}
+    labels = {"source": "ledger", "kind": "postgres", "operation": "full"}
+    there = labels | {"repository": "primary"}
     execute(PgBaseBackupOperator(task_id="t", source="ledger"))
-    assert ("incr", "backup.success", 1, tags) in sent
-    assert ("timing", "backup.duration", 1500.0, tags) in sent
-    assert ("gauge", "backup.size_bytes", 1000, tags) in sent
+    assert ("incr", "mingus.backup_success_total", 1, there) in sent
+    assert ("timing", "mingus.backup_duration_seconds", 1500.0, there) in sent
+    assert ("gauge", "mingus.backup_size_bytes", 1000, there) in sent
 
     def fail(settings: Settings, job: JobContext) -> None:
         raise SourceUnreachable("away")
@@ -237,7 +238,7 @@ def test_success_and_failure_are_counted_with_the_source_as_tag(
     engine.act["back_up"] = fail
     with pytest.raises(AirflowException):
         execute(PgBaseBackupOperator(task_id="t", source="ledger"))
-    assert sent[-1] == ("incr", "backup.failure", 1, tags)
+    assert sent[-1] == ("incr", "mingus.backup_failure_total", 1, labels)
 
 
 @pytest.mark.parametrize(
@@ -259,13 +260,15 @@ def test_every_argument_of_an_operator_is_documented_and_templated(operator: typ
         assert f":param {name}:" in (operator.__doc__ or ""), name
 
 
-def test_archiving_returns_its_report_and_sends_its_lag(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    gauges: dict[str, Any] = {}
-    monkeypatch.setattr(metrics.stats, "gauge", lambda name, value, tags: gauges.update({name: (value, tags["kind"])}))
+def test_archiving_returns_its_report_and_counts_as_a_backup(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[str, str]] = []
+    monkeypatch.setattr(metrics, "count", lambda name, labels, by=1: counted.append((name, labels["operation"])))
     report = execute(PgWalArchiveOperator(task_id="t", source="ledger"))
     assert report["archived_to"] == "0/3000148"
     assert engine.calls == [("archive_wal", "ledger", {})]
-    assert gauges == {"archive.lag_bytes": (7, "wal"), "archive.wal_bytes": (4096, "wal")}
+    assert counted == [("backup_success_total", "wal")]
 
 
 def test_a_gap_and_a_slot_in_danger_are_loud(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
