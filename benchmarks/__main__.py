@@ -18,6 +18,7 @@ from benchmarks import places, report
 from benchmarks.archive import ARCHIVE
 from benchmarks.contenders import Bench
 from benchmarks.depth import DEPTH
+from benchmarks.files_suite import FILES
 from benchmarks.full import FULL
 from benchmarks.incremental import INCREMENTAL, NATIVE, SQL
 from benchmarks.measuring import CommandFailed
@@ -28,7 +29,7 @@ from tests.support import directories
 
 ROOT = Path(__file__).resolve().parent.parent
 _QUICK_GB = 0.5
-SUITES = {suite.name: suite for suite in (FULL, INCREMENTAL, NATIVE, SQL, DEPTH, ARCHIVE, REDIS)}
+SUITES = {suite.name: suite for suite in (FULL, INCREMENTAL, NATIVE, SQL, DEPTH, ARCHIVE, REDIS, FILES)}
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,8 +1,9 @@
 """One measured run of the engine in a process of its own, as the command line would make it.
 
-``python -m benchmarks.engine back-up|restore|restore-into|init SETTINGS ARGUMENTS…`` prints the job's report as one
-line of JSON, with the peak of the process's memory and the names of all modules it had loaded at its end. ``… imports``
-reads such names from its standard input, imports them and does nothing: what it then takes is what they alone cost.
+``python -m benchmarks.engine back-up|restore|restore-files|restore-into|init SETTINGS ARGUMENTS…`` prints the job's
+report as one line of JSON, with the peak of the process's memory and the names of all modules it had loaded at its end.
+``… imports`` reads such names from its standard input, imports them and does nothing: what it then takes is what they
+alone cost.
 
 ``… task SETTINGS SOURCE`` backs up as a task of Airflow does: it loads what Airflow's task runner loads, the DAG file,
 and calls the operator's ``execute``. A worker that is forked off a scheduler shares much of that memory with it.
@@ -56,6 +57,10 @@ def _job(verb: str, settings_file: str, arguments: list[str]) -> dict[str, Any]:
 
         keys = tuple(arguments[2:])
         return restore_into(loaded, arguments[0], into=arguments[1], keys=keys, context=context).as_dict()
+    if verb == "restore-files":
+        from mingus_engine.jobs.files.restore import restore_files
+
+        return restore_files(loaded, arguments[0], directory=Path(arguments[1]), context=context).as_dict()
     from mingus_engine.jobs.postgres.restore import restore
 
     if len(arguments) > 2 and int(arguments[2]):

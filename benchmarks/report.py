@@ -22,13 +22,15 @@ CPU seconds are of the program, all processes it started, and the server with it
 (see `benchmarks/measuring.py`). Memory is the sum of the program's processes at its peak, interpreter and libraries
 included; *engine over its imports* subtracts a process that imports the same modules. What else differs between the
 contenders, and in whose favour, is said in `benchmarks/contenders.py`."""
-_VERBS = ("back up", "increment", "restore", "restore keys", "receive", "replay")
+_VERBS = ("back up", "unchanged", "changed", "increment", "restore", "restore keys", "receive", "replay")
+_BACKUPS = ("back up", "unchanged", "changed", "increment")
 _COLOURS = {
     "cp": "#8d99ae",
     "pg_receivewal,": "#8d99ae",
     "mingus": "#1f6f8b",
     "pgbackrest": "#c8553d",
     "restic": "#8d99ae",
+    "borg": "#b08968",
 }
 
 
@@ -51,6 +53,7 @@ def facts(*, place: str, rounds: int, nice: int, cluster: str, size: int) -> dic
             **{name: version(name) for name in ("zstandard", "blake3", "cryptography", "numpy", "psycopg")},
             "pgbackrest": _first_line("pgbackrest", "version"),
             "restic": _first_line("restic", "version"),
+            "borg": _first_line("borg", "--version").removeprefix("borg "),
         },
     }
 
@@ -134,7 +137,8 @@ def _other(target: Target) -> str:
     """What the limit is a multiple of."""
     if not target.other:
         return ""
-    name = target.other.split()[0] if target.other.split()[0] != target.ours.split()[0] else target.other
+    first = target.other.split()[0]
+    name = first.rstrip(",") if first != target.ours.split()[0] else target.other
     return f"{name}, {target.other_verb}" if target.other_verb else name
 
 
@@ -147,7 +151,7 @@ def _contender_row(samples: Sequence[Sample], name: str, verb: str) -> str:
         _spread([s.cost.cpu_s for s in found], 2),
         f"{median(s.cost.server_s for s in found):.2f}",
         f"{max(s.cost.peak_mib for s in found):.0f}",
-        f"{median(s.stored_bytes or 0 for s in found) / 1e6:.1f}" if verb in ("back up", "increment") else "",
+        f"{median(s.stored_bytes or 0 for s in found) / 1e6:.1f}" if verb in _BACKUPS else "",
         f"{median(s.cost.others_s for s in found):.1f}",
     ]
     return f"| {' | '.join(cells)} |"
@@ -157,7 +161,7 @@ def _rate(samples: Sequence[Sample], row: str, verb: str, size: float) -> str:
     found = of(samples, row.split(" | ", maxsplit=1)[0].removeprefix("| "), verb)
     wall = median(s.cost.wall_s for s in found)
     keys = found[0].keys
-    return f"{keys / wall:,.0f} keys/s" if keys else f"{size * 1000 / wall:.0f}"
+    return f"{keys / wall:,.0f} keys/s" if keys else f"{(found[0].size_bytes or size * 1e9) / 1e6 / wall:.0f}"
 
 
 def _names(samples: Sequence[Sample], verb: str) -> list[str]:

@@ -20,7 +20,7 @@ _RESTORED = "restored"
 @dataclass(frozen=True)
 class Sample:
     """One measured backup or restore. ``own_mib``, ``stored_bytes``, ``wire_bytes``: of backups, where known;
-    ``keys``: that a restore wrote.
+    ``keys``: that a restore wrote; ``size_bytes``: of what it was, where the suite has several.
     """
 
     contender: str
@@ -31,6 +31,7 @@ class Sample:
     own_mib: float | None = None
     wire_bytes: int | None = None
     keys: int | None = None
+    size_bytes: int | None = None
 
     @classmethod
     def of(cls, contender: Contender, verb: str, number: int, backup: Backup) -> Sample:

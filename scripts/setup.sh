@@ -47,6 +47,7 @@ missing_packages() {
     if [ "$level" = bench ]; then
         command -v pgbackrest >/dev/null || echo pgbackrest
         command -v restic >/dev/null || echo restic
+        command -v borg >/dev/null || echo borgbackup
         command -v zstd >/dev/null || echo zstd
         command -v openssl >/dev/null || echo openssl
     fi
