@@ -265,6 +265,14 @@ class LogDiverged(MingusError):
     )
 
 
+class AlertNotSent(MingusError):
+    """A channel that people are told by did not take a message."""
+
+    transient = True
+    exit_code = 13
+    hint = "`mingus alert test` tries every channel and says why one does not work; docs/ALERTS.md"
+
+
 class Cancelled(MingusError):
     """The job was asked to stop; nothing was committed."""
 

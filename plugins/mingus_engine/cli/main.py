@@ -48,7 +48,7 @@ _COMMANDS = (
 _EXIT_CODES = """\
 exit codes: 0 done · 1 unexpected · 2 usage or settings · 3 keys · 4 repository's store · 5 store full ·
 6 damaged or missing object · 7 source · 8 restore target, or nothing to restore · 9 verification failed ·
-10 newer format · 11 commit refused · 12 program missing · 130 interrupted"""
+10 newer format · 11 commit refused · 12 program missing · 13 alert not sent · 130 interrupted"""
 
 
 def parser() -> arguments.Parser:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mingus_engine import bounds
+from mingus_engine import alerts, bounds
 from mingus_engine.checks import Check
-from mingus_engine.errors import Cancelled, MingusError, SourceError, StoreError
+from mingus_engine.errors import AlertNotSent, Cancelled, MingusError, SettingsError, SourceError, StoreError
 from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.settings import Settings
@@ -40,6 +40,7 @@ def check(settings: Settings, source_id: str | None = None, *, context: JobConte
     names = settings.chain(source_id) if source_id else tuple(r.name for r in settings.repositories)
     job = _Checking(settings, context)
     job.note("settings", Check("settings", True, _counted(settings)))
+    job.alerts()
     for name in names:
         context.progress("check", 0, 0, f"repository {name}")
         job.collect(f"repository {name}", job.repository(name), StoreError.exit_code)
@@ -83,6 +84,22 @@ class _Checking:
             self.note(
                 scope, Check("usable", False, error.message), exit_code=error.exit_code or exit_code, hint=error.hint
             )
+
+    def alerts(self) -> None:
+        """Whether somebody will be told when something is wrong; nothing is sent."""
+        channels = alerts.configured(self._settings.alerts)
+        if not channels:
+            detail = "no channel is set up: nobody is told of a failure"
+            self.note("alerts", Check("channels", False, detail, {"available": False}))
+        found = alerts.problems(self._settings)
+        for problem in found:
+            check = Check(problem.channel or "settings", False, problem.text)
+            self.note("alerts", check, exit_code=SettingsError.exit_code, hint=SettingsError.hint)
+        for failure in alerts.last_failures(self._settings):
+            check = Check(failure.channel, False, f"the last message, {failure.at}, was not taken: {failure.why}")
+            self.note("alerts", check, exit_code=AlertNotSent.exit_code, hint=AlertNotSent.hint)
+        if channels and not found:
+            self.note("alerts", Check("channels", True, ", ".join(channels)))
 
     def repository(self, name: str) -> Iterator[Check]:
         """Of one repository."""

@@ -9,6 +9,17 @@ leaves out is taken from ``POSTGRES_HOST/PORT/DB/USER/PASSWORD``, what an S3 rep
 
 from __future__ import annotations
 
+from mingus_engine.settings.alerts import (
+    CHANNELS,
+    MAIL,
+    SLACK,
+    SMS,
+    AlertSettings,
+    MailSettings,
+    RouteSettings,
+    SlackSettings,
+    SmsSettings,
+)
 from mingus_engine.settings.files import FileRoot, FileSetSettings
 from mingus_engine.settings.health import HealthSettings
 from mingus_engine.settings.hooks import GroupSettings, HookSettings
@@ -26,7 +37,12 @@ from mingus_engine.settings.secret import Secret, read_secret
 from mingus_engine.settings.stores import KeySettings, RepositorySettings, S3Settings
 
 __all__ = [
+    "CHANNELS",
+    "MAIL",
+    "SLACK",
+    "SMS",
     "SOURCE_ID",
+    "AlertSettings",
     "DestinationSettings",
     "FileRoot",
     "FileSetSettings",
@@ -34,6 +50,7 @@ __all__ = [
     "HealthSettings",
     "HookSettings",
     "KeySettings",
+    "MailSettings",
     "Measurement",
     "PostgresConnection",
     "Predicate",
@@ -43,9 +60,12 @@ __all__ = [
     "RedisSettings",
     "RedisStreamSettings",
     "RepositorySettings",
+    "RouteSettings",
     "S3Settings",
     "Secret",
     "Settings",
+    "SlackSettings",
+    "SmsSettings",
     "SourceSettings",
     "VerifySettings",
     "WalSettings",

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mingus_engine.errors import SettingsError
+from mingus_engine.settings.alerts import read_alerts
 from mingus_engine.settings.building import build
 from mingus_engine.settings.checking import check
 from mingus_engine.settings.model import Settings
@@ -55,7 +56,9 @@ def parse(
         raise SettingsError(f"{where}{line}: not YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(document, dict):
         raise SettingsError(f"{where}: must be a mapping of settings")
+    alerts = read_alerts(document.pop("alerts", None), f"{where}.alerts", environ)
     settings = typing.cast(Settings, build(Settings, document, where, environ))
+    settings = dataclasses.replace(settings, alerts=alerts)
     _refuse_foreign_keys(document, where)
     if base is not None:
         settings = _absolute(settings, base.absolute())
@@ -99,4 +102,5 @@ def _absolute(settings: Settings, base: Path) -> Settings:
         state_directory=absolute(settings.state_directory),
         spool_directory=absolute(settings.spool_directory),
         repositories=tuple(dataclasses.replace(r, path=absolute(r.path)) for r in settings.repositories),
+        alerts=dataclasses.replace(settings.alerts, directory=absolute(settings.alerts.directory)),
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from mingus_engine import bounds
 from mingus_engine.errors import SettingsError
+from mingus_engine.settings.alerts import AlertSettings
 from mingus_engine.settings.building import build, nearest
 from mingus_engine.settings.files import FileSetSettings
 from mingus_engine.settings.health import HealthSettings
@@ -142,6 +143,7 @@ class Settings:
     schedules: Mapping[str, str] = field(default_factory=dict)
     airflow: Mapping[str, Any] = field(default_factory=dict)
     health: HealthSettings = field(default_factory=HealthSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
 
     @property
     def state_path(self) -> Path:
@@ -152,6 +154,11 @@ class Settings:
     def spool_path(self) -> Path:
         """The spool directory."""
         return Path(self.spool_directory) if self.spool_directory else self.state_path / "spool"
+
+    @property
+    def alerts_path(self) -> Path:
+        """Where it is remembered who was told what."""
+        return Path(self.alerts.directory) if self.alerts.directory else self.state_path / "alerts"
 
     def scratch_path(self, source: SourceSettings) -> Path:
         """Where restore tests of *source* restore to."""
