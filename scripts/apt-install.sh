@@ -51,6 +51,10 @@ quietly apt-get "${lock[@]}" -qq install --yes --no-install-recommends "${names[
 rm -f "$log"
 
 # The service files are enabled by the packages: not at the next boot either, unless it was so before.
-if [ -d /run/systemd/system ] && [[ " $* " == *" redis-server "* ]]; then
-    systemctl disable --now --quiet redis-server.service || true
+if [ -d /run/systemd/system ]; then
+    for package in "$@"; do
+        case $package in
+            redis-server | prometheus | prometheus-*) systemctl disable --now --quiet "$package.service" || true ;;
+        esac
+    done
 fi

@@ -44,6 +44,15 @@ missing_packages() {
     command -v redis-server >/dev/null || echo redis-server
     # redis-cli, redis-check-rdb and redis-check-aof; a Sentinel is redis-server itself.
     command -v redis-check-rdb >/dev/null || echo redis-tools
+    if [ "$level" != demo ]; then
+        # What the tests of monitoring run; the demo starts what it finds.
+        command -v promtool >/dev/null || echo prometheus
+        command -v amtool >/dev/null || echo prometheus-alertmanager
+        command -v prometheus-node-exporter >/dev/null || echo prometheus-node-exporter
+        command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter
+        command -v prometheus-redis-exporter >/dev/null || echo prometheus-redis-exporter
+        find_statsd_exporter || command -v go >/dev/null || echo golang-go
+    fi
     if [ "$level" = bench ]; then
         command -v pgbackrest >/dev/null || echo pgbackrest
         command -v restic >/dev/null || echo restic
@@ -69,6 +78,20 @@ install_packages() {
     command -v apt-get >/dev/null || die "this machine has no apt-get; install by hand: $*"
     say "installing Debian packages: $*"
     "${sudo[@]}" bash "$root/scripts/apt-install.sh" "$@"
+}
+
+find_statsd_exporter() { [ -x "$venv/bin/statsd_exporter" ] || command -v statsd_exporter >/dev/null; }
+
+# Debian has no statsd_exporter; Go builds it from its own, checksummed modules. 0.25 is the newest that Debian 12's Go 1.19 can build.
+build_statsd_exporter() {
+    local version=v0.25.0 minor
+    minor=$(go env GOVERSION | sed -E 's/^go1\.([0-9]+).*/\1/')
+    [ "$minor" -lt 25 ] || version=v0.31.0
+    say "building statsd_exporter $version"
+    # No toolchain is fetched, and no C compiler needed.
+    GOTOOLCHAIN=local CGO_ENABLED=0 GOFLAGS=-mod=mod GOBIN=$venv/bin \
+        go install "github.com/prometheus/statsd_exporter@$version" >"$venv/statsd_exporter.log" 2>&1 ||
+        say "statsd_exporter could not be built (see .venv/statsd_exporter.log): the tests of monitoring are left out"
 }
 
 digest() { cat "${locks[@]}" | sha256sum | cut -d' ' -f1; }
@@ -110,7 +133,7 @@ exec 9>"$root/.setup.lock"
 flock 9
 
 mapfile -t packages < <(missing_packages)
-if [ ${#packages[@]} -eq 0 ] && up_to_date; then
+if [ ${#packages[@]} -eq 0 ] && up_to_date && { [ "$level" = demo ] || find_statsd_exporter; }; then
     exit 0
 fi
 
@@ -135,4 +158,5 @@ if [ -n "$apt" ]; then
     wait "$apt" || status=$?
 fi
 [ "$status" -eq 0 ] || exit "$status"
+[ "$level" = demo ] || find_statsd_exporter || build_statsd_exporter
 say "ready ($level, $("$venv/bin/python" --version))"

@@ -1,0 +1,1 @@
+"""Metrics, rules, alerts and dashboards on the real programs."""
