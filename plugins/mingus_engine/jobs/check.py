@@ -1,7 +1,7 @@
 """``check``: can everything that a backup will need be had? Asked before the night, not in it.
 
 Of every repository: is it there and signed by the pinned installation, does a key open it, does its store behave. Of
-a source: whatever it knows to check of itself (rights, slot, checksums, space, a WAL round trip).
+a source: its hooks, and whatever it knows to check of itself (rights, slot, checksums, space, a WAL round trip; roots).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from mingus_engine import alerts, bounds
 from mingus_engine.checks import Check
 from mingus_engine.errors import AlertNotSent, Cancelled, MingusError, SettingsError, SourceError, StoreError
-from mingus_engine.jobs import places
+from mingus_engine.jobs import hooks, places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.settings import Settings
 from mingus_engine.store.probe import probe
@@ -121,10 +121,17 @@ class _Checking:
     def source(self, source_id: str) -> Iterator[Check]:
         """Of one source, by what knows its kind."""
         source = self._settings.source(source_id)
+        yield from hooks.checks(source.hooks, source_id, self._settings.state_path)
+        for name in self._settings.groups_of(source_id):
+            yield from hooks.checks(self._settings.group(name).hooks, f"group {name}", self._settings.state_path)
         if source.kind == "redis":
             from mingus_engine.sources.redis.check import check_source as check_redis
 
             yield from check_redis(source, self._context.cancel)
+        elif source.kind == "files":
+            from mingus_engine.sources.files.check import check_source as check_files
+
+            yield from check_files(source, self._context.cancel)
         else:
             from mingus_engine.sources.postgres.check import check_source
 

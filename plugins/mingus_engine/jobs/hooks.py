@@ -11,12 +11,13 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from mingus_engine.checks import Check
 from mingus_engine.errors import ComponentMissing, HookFailed, SettingsError, SourceBusy
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.masking import mask
@@ -39,7 +40,7 @@ class Hooks:
     def __init__(self, hooks: HookSettings, name: str, state_directory: Path, context: JobContext) -> None:
         self._hooks, self._name, self._context = hooks, name, context
         self._directory = state_directory / "hooks"
-        self._stem = name.replace(" ", ".")
+        self._stem = _stem(name)
         self._lock = -1
         self._due = False
         self.facts: dict[str, Any] = {}
@@ -150,7 +151,48 @@ class Hooks:
 
 def pending_mark(state_directory: Path, name: str) -> Path:
     """The note that the programs after a backup of *name* are due; where there is one and no backup runs, one died."""
-    return state_directory / "hooks" / f"{name.replace(' ', '.')}.due"
+    return state_directory / "hooks" / f"{_stem(name)}.due"
+
+
+def _stem(name: str) -> str:
+    """Of the files of a source or group: no name has a point, so none is taken for another."""
+    return name.replace(" ", ".")
+
+
+def checks(hooks: HookSettings, name: str, state_directory: Path) -> Iterator[Check]:
+    """What `mingus check` says of the hooks of *name*: can they be run, and is one due since a backup died?"""
+    mark = pending_mark(state_directory, name)
+    if mark.exists() and not _held(mark.with_suffix(".lock")):
+        yield Check(
+            f"hooks of {name}", False,
+            "a backup died between them, or those after it failed: what was quiesced may stand still; the next backup"
+            " runs them first",
+        )  # fmt: skip
+    if not hooks:
+        return
+    bad = [argv[0] for argv in (*hooks.before, *hooks.after) if not os.access(argv[0], os.X_OK)]
+    try:
+        account_of(hooks)
+    except (ComponentMissing, SettingsError) as error:
+        yield Check("hooks", False, error.message)
+        return
+    detail = f"cannot be run: {', '.join(bad)}" if bad else f"{len(hooks.before)} before, {len(hooks.after)} after"
+    yield Check("hooks", not bad, detail)
+
+
+def _held(lock: Path) -> bool:
+    """Whether a backup is between its hooks now."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def account_of(hooks: HookSettings) -> Account | None:
