@@ -29,6 +29,7 @@ from mingus_engine.jobs.verify import verify
 from mingus_engine.repository import packs
 from mingus_engine.settings import load
 from mingus_engine.store.faulty import Fault, FaultyStore
+from tests.support.file_sets import FileSet
 from tests.support.installation import Installation, replaced_bare_store
 from tests.support.redis_installation import RedisInstallation
 
@@ -91,7 +92,7 @@ class Outcome:
     phases: tuple[str, ...] = field(default=())
 
 
-def run(installation: Installation | RedisInstallation, job: str, step: Step, **arguments: Any) -> Outcome:
+def run(installation: Installation | RedisInstallation | FileSet, job: str, step: Step, **arguments: Any) -> Outcome:
     """Run *job* in a process that dies at *step*."""
     notes = installation.root / "notes"
     notes.write_bytes(bytes(8))
@@ -157,8 +158,8 @@ def _count_sealed(notes: Path) -> None:
         counter = mmap.mmap(file.fileno(), 8)
     append = packs.PackWriter.append
 
-    def counting(self: packs.PackWriter, kind: BlobKind, *arguments: Any) -> Any:
-        ref = append(self, kind, *arguments)
+    def counting(self: packs.PackWriter, kind: BlobKind, *arguments: Any, **options: Any) -> Any:
+        ref = append(self, kind, *arguments, **options)
         if kind is BlobKind.DATA:
             with self._lock:
                 (before,) = struct.unpack_from("<Q", counter)

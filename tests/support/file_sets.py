@@ -24,6 +24,7 @@ from mingus_engine.jobs.verify import VerifyReport, verify
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.repository.repository import Repository
 from mingus_engine.settings import FileSetSettings, Settings, load
+from tests.support.s3 import S3Bucket
 
 SOURCE = "documents"
 
@@ -32,29 +33,44 @@ SOURCE = "documents"
 class FileSet:
     """A repository and a source ``documents`` whose root is ``tree``. ``close`` at the end.
 
-    :ivar messages: what the jobs logged.
+    :ivar messages: what the jobs logged. :ivar environment: the variables that hold its secrets, for subprocesses.
     """
 
     root: Path
     settings: Settings
     variable: str
     messages: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, root: Path, **files: Any) -> FileSet:
-        """Below *root*, made here. :param files: settings of the set; default root: ``tree`` below *root*."""
+    def make(cls, root: Path, *, bucket: S3Bucket | None = None, **files: Any) -> FileSet:
+        """Below *root*, made here. :param bucket: for the repository; default: a directory.
+
+        :param files: settings of the set; default root: ``tree`` below *root*.
+        """
         root.mkdir(parents=True)
         (root / "tree").mkdir()
+        (root / "tmp").mkdir()
         variable = f"MINGUS_TEST_{secrets.token_hex(6).upper()}"
         os.environ[variable] = secrets.token_hex(32)
         files = {"roots": [{"path": str(root / "tree")}], **files}
+        place: dict[str, Any] = {"path": "first"}
+        environment = {variable: os.environ[variable]}
+        if bucket is not None:
+            environment |= {f"{variable}_ID": bucket.server.access_key, f"{variable}_KEY": bucket.server.secret_key}
+            os.environ.update(environment)
+            keys = {"access_key_id_env": f"{variable}_ID", "secret_access_key_env": f"{variable}_KEY"}
+            place = {
+                "store": "s3",
+                "s3": {"bucket": bucket.name, "endpoint": bucket.server.endpoint, "tls": False, **keys},
+            }
         document = {
             "state_directory": "state",
-            "repositories": [{"name": "first", "path": "first", "keys": {"environment": variable}}],
+            "repositories": [{"name": "first", **place, "keys": {"environment": variable}}],
             "sources": [{"id": SOURCE, "kind": "files", "files": files}],
         }
         (root / "mingus.yaml").write_text(yaml.safe_dump(document))
-        made = cls(root, load(root / "mingus.yaml"), variable)
+        made = cls(root, load(root / "mingus.yaml"), variable, environment=environment)
         initialise(made.settings, "first", context=made.context)
         return made
 
@@ -69,8 +85,9 @@ class FileSet:
         return JobContext(log=self.messages.append)
 
     def close(self) -> None:
-        """Forget the key."""
-        os.environ.pop(self.variable, None)
+        """Forget the keys."""
+        for name in (self.variable, *self.environment):
+            os.environ.pop(name, None)
 
     def set(self, **files: Any) -> None:
         """Change settings of the set."""
@@ -95,9 +112,14 @@ class FileSet:
         )
         return directory, report
 
-    def verify(self, level: str = "L4") -> VerifyReport:
-        """Of the newest snapshot."""
-        return verify(self.settings, SOURCE, context=self.context, level=level)
+    def verify(self, level: str = "L4", snapshot: str | None = None) -> VerifyReport:
+        """Of the newest snapshot, or of *snapshot*."""
+        return verify(self.settings, SOURCE, context=self.context, level=level, snapshot=snapshot)
+
+    def snapshots(self) -> list[str]:
+        """ULIDs of those that are stored, ascending."""
+        with self.repository() as repository:
+            return sorted(name.ulid for name in repository.list_snapshots(SOURCE))
 
     @contextmanager
     def repository(self) -> Iterator[Repository]:
