@@ -36,8 +36,8 @@ SECRET = "hunter2-Zq"
         f'tokens = [\n  "{SECRET}",\n]',
         f'password = "first\n{SECRET}\nlast"',
         f"PASSWORD=first\\\n{SECRET}",
-        f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----",
-        f"key: -----BEGIN PRIVATE KEY-----{SECRET}-----END PRIVATE KEY-----",
+        f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----",  # not a secret
+        f"key: -----BEGIN PRIVATE KEY-----{SECRET}-----END PRIVATE KEY-----",  # not a secret
         f"db.example:5432:shop:app:{SECRET}",
         f"user app on >{SECRET} ~* +@all",
         f"root:$6$salt${SECRET}:19000:0",

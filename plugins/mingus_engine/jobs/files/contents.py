@@ -49,6 +49,7 @@ class Large:
     """A large file while its parts are stored. What is here is complete when its end is dealt with.
 
     :ivar extra: its attributes. :ivar dense: all that was stored looked encrypted. :ivar left_out: it cannot be read.
+    :ivar abandoned: it changed meanwhile and is read again: nothing of this counts.
     """
 
     wanted: Wanted
@@ -56,6 +57,7 @@ class Large:
     extra: bytes = b""
     dense: bool = True
     left_out: bool = False
+    abandoned: bool = False
 
 
 @dataclass
@@ -166,6 +168,8 @@ class Contents:
 
     def _finish(self, large: Large) -> None:
         """All parts of a file are stored."""
+        if large.abandoned:
+            return
         if large.left_out:
             large.wanted.slot.leave_out()
             return

@@ -10,7 +10,7 @@ import os
 import queue
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
@@ -31,6 +31,7 @@ from mingus_engine.sources.files.findings import Findings
 from mingus_engine.sources.files.parts import BUFFER_BYTES, parts
 from mingus_engine.sources.files.reading import (
     KINDS,
+    TRIES,
     Unreadable,
     mark_of,
     open_file,
@@ -50,6 +51,8 @@ _FOUND_MAX = 4096
 # Buffers of large files: one is filled while others are stored.
 _BUFFERS = 3
 _POLL_S = 0.02
+# A larger file that changes while it is read is not read again: that would take as long, and be as likely to.
+_AGAIN_MAX_BYTES = 4 * bounds.GIB
 
 
 class Walking:
@@ -209,35 +212,46 @@ class Walking:
         slot.fill(TabledEntry(entry, _NO_RUNS))
 
     def _large(self, wanted: Wanted) -> Iterator[Work]:
-        """Read here, for chunks follow from each other; stored by all workers."""
+        """Read here, for chunks follow from each other; stored by all workers. Again while it changes, a few times."""
         try:
             descriptor = open_file(wanted.found, follow=self._contents.follow)
         except Unreadable as error:
             self._findings.note(error.sort, wanted.found.path, error.why)
             wanted.slot.leave_out()
             return
-        status = wanted.found.status
-        large = large_file(wanted, status)
-        length = 0
+        tries = TRIES if wanted.found.status.st_size <= _AGAIN_MAX_BYTES else 1
         try:
-            for part in parts(descriptor, status.st_size, status.st_blocks, self._contents.cutter, self._take_buffer):
+            while not (yield from self._once(wanted, descriptor, last=tries == 1)):
+                tries -= 1
+        finally:
+            os.close(descriptor)
+
+    def _once(self, wanted: Wanted, descriptor: int, *, last: bool) -> Generator[Work, None, bool]:
+        """Read a large file; whether that settled it: it did not change meanwhile, or this was the *last* try."""
+        before = os.fstat(descriptor)
+        large = large_file(wanted, before)
+        length, settled = 0, True
+        try:
+            for part in parts(descriptor, before.st_size, before.st_blocks, self._contents.cutter, self._take_buffer):
                 self._context.checkpoint()
                 large.map.submit(last=False)
                 length = part.offset + part.length
                 yield partial(Contents.part, large=large, part=part)
             after = os.fstat(descriptor)
-            stable = same(status, after) and length == after.st_size
-            xattrs = storable(wanted.found.path, xattrs_of(descriptor), self._findings)
-            large.extra = attributes.Attributes(mark_of(after) if stable else b"", b"", xattrs).encode()
-            if not stable:
+            stable = same(before, after) and length == after.st_size
+            settled = stable or last
+            if settled:
+                xattrs = storable(wanted.found.path, xattrs_of(descriptor), self._findings)
+                large.extra = attributes.Attributes(mark_of(after) if stable else b"", b"", xattrs).encode()
+            if settled and not stable:
                 self._findings.note("changed", wanted.found.path)
         except OSError as error:
             self._findings.note("unreadable", wanted.found.path, error.strerror or "")
             large.left_out = True
-        finally:
-            os.close(descriptor)
+        large.abandoned = not settled
         large.map.submit(last=True)
         yield partial(Contents.end, large=large)
+        return settled
 
     def _take_buffer(self) -> tuple[memoryview, Callable[[], None]]:
         """A buffer of ``BUFFER_BYTES`` and what gives it back; waits for one."""

@@ -17,7 +17,8 @@ from mingus_engine.sources.files.findings import Findings
 from mingus_engine.sources.files.walk import Found
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_TRIES = 3
+#: So often a file is read while it changes.
+TRIES = 3
 # A file that was changed so shortly before it was looked at may be changed again without its times showing it: some
 # file systems count in seconds, FAT in two.
 RACY_NS = 2_000_000_000
@@ -58,7 +59,7 @@ def read_whole(found: Found, max_bytes: int, *, follow: bool, cut: bool) -> Cont
     """
     descriptor = open_file(found, follow=follow)
     try:
-        for left in reversed(range(_TRIES)):
+        for left in reversed(range(TRIES)):
             before = os.fstat(descriptor)
             size = min(before.st_size, max_bytes)
             if size < before.st_size and not cut:
