@@ -106,26 +106,30 @@ def decode(raw: bytes, what: str) -> tuple[RunTable, list[Entry]]:
     table = RunTable.decode(raw[HEAD.size :], runs)
     entries: list[Entry] = []
 
-    def take(length: int) -> bytes:
-        nonlocal at
-        at += length
-        if at > len(raw):
-            raise Damaged(f"{what}: ends inside an entry")
-        return raw[at - length : at]
-
-    for i in range(count):
-        fields = RECORD.unpack_from(raw, record_at + i * RECORD.size)
+    # Written out: most of what reading a million small files costs is here.
+    extent_bytes, hash_bytes, end, last = EXTENT.size, bounds.BLOCK_HASH_BYTES, len(raw), b""
+    for i, fields in enumerate(RECORD.iter_unpack(raw[record_at:at])):
         kind, zero, path, target, extra, mode, uid, gid, size, mtime_ns, extents, hashes, maps, zeros = fields
         if zero or zeros:
             raise Damaged(f"{what}: entry {i} uses bits that are not defined")
-        entry = Entry(
-            path=take(path), kind=kind, mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, size=size,
-            target=take(target), extra=take(extra), extents=take(extents * EXTENT.size),
-            hashes=take(hashes * bounds.BLOCK_HASH_BYTES), maps=take(maps * MAP_PAIR_BYTES),
-        )  # fmt: skip
-        if entries and entry.path <= entries[-1].path:
+        to_target = at + path
+        to_extra = to_target + target
+        to_extents = to_extra + extra
+        to_hashes = to_extents + extents * extent_bytes
+        to_maps = to_hashes + hashes * hash_bytes
+        behind = to_maps + maps * MAP_PAIR_BYTES
+        if behind > end:
+            raise Damaged(f"{what}: ends inside an entry")
+        name = raw[at:to_target]
+        if entries and name <= last:
             raise Damaged(f"{what}: entries are not in path order")
-        entries.append(entry)
+        entries.append(
+            Entry(
+                name, kind, mode, uid, gid, mtime_ns, size, raw[to_target:to_extra], raw[to_extra:to_extents],
+                raw[to_extents:to_hashes], raw[to_hashes:to_maps], raw[to_maps:behind],
+            )
+        )  # fmt: skip
+        last, at = name, behind
     if at != len(raw):
         raise Damaged(f"{what}: {len(raw) - at} bytes behind the last entry")
     return table, entries

@@ -80,12 +80,17 @@ def translated(path: bytes | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = f"target {shown(path)}: {error.strerror}"
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise TargetTooSmall(what, hint="the restore is incomplete; free space and restore again") from None
-        if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EEXIST}:
-            raise TargetError(
-                f"{what}: something that this restore did not make is in the way",
-                hint="nobody else may write into a target while it is restored; use an empty directory",
-            ) from None
-        raise TargetError(what) from None
+        raise refusal(error, path) from None
+
+
+def refusal(error: OSError, path: bytes | Path) -> TargetError:
+    """What :func:`translated` makes of *error*; for what is done so often that a context would be felt."""
+    what = f"target {shown(path)}: {error.strerror}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return TargetTooSmall(what, hint="the restore is incomplete; free space and restore again")
+    if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EEXIST}:
+        return TargetError(
+            f"{what}: something that this restore did not make is in the way",
+            hint="nobody else may write into a target while it is restored; use an empty directory",
+        )
+    return TargetError(what)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mingus_engine import bounds
 from mingus_engine.codec.entries import EXTENT
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import SettingsError
@@ -135,7 +136,9 @@ class FilesRestore:
                     if table.has_more(number) and link_of(table.entry(number)):
                         continue
                     size += record[8]
-                    if record[12]:
+                    if record[8] < bounds.BLOCK_BYTES:
+                        needed += record[8]  # too small to have a hole
+                    elif record[12]:
                         self._large.append(TabledEntry(table.entry(number), table.runs))
                         needed += self._reader.stored_bytes(self._large[-1])
                     else:

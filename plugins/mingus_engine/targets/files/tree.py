@@ -19,9 +19,10 @@ from mingus_engine.codec.attributes import Attributes
 from mingus_engine.errors import Damaged
 from mingus_engine.targets.base import EntryKind, FileEntry
 from mingus_engine.targets.directory import CREATE, DirectoryTarget
-from mingus_engine.targets.paths import open_parent, shown, translated
+from mingus_engine.targets.paths import open_parent, refusal, shown, translated
 
 _REFUSED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSPC, errno.E2BIG}
+_NO_NAMES = {b"", b".", b".."}
 # How many paths each sort of loss names.
 _NAMED = 20
 
@@ -59,27 +60,30 @@ class TreeTarget(DirectoryTarget):
 
         :raises Damaged: the path is hostile. :raises TargetError: something is there, or the file system refused.
         """
-        path = entry.path
-        with translated(path):
-            parent = self._parent(path)
-            name = path.rpartition(b"/")[2]
-            descriptor = os.open(name, CREATE, 0o600, dir_fd=parent)
-            try:
-                end = 0
-                for offset, data, _ in pieces:
-                    while data:
-                        written = os.pwrite(descriptor, data, offset)
-                        data, offset = data[written:], offset + written
-                        end = offset
-                if end < entry.size:
-                    os.ftruncate(descriptor, entry.size)
-                if (owner := self._owner_of(entry)) is not None:
-                    os.fchown(descriptor, *owner)
-                self._decorate(descriptor, entry)
-                os.fchmod(descriptor, entry.mode & 0o7777)  # after the owner: a change of owner clears setuid
-                os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-            finally:
-                os.close(descriptor)
+        try:
+            self._write_small(entry, pieces)
+        except OSError as error:
+            raise refusal(error, entry.path) from None
+
+    def _write_small(self, entry: TreeEntry, pieces: Iterable[tuple[int, memoryview | None, int]]) -> None:
+        parent = self._parent(entry.path)
+        descriptor = os.open(entry.path.rpartition(b"/")[2], CREATE, 0o600, dir_fd=parent)
+        try:
+            end = 0
+            for offset, data, _ in pieces:
+                while data:
+                    written = os.pwrite(descriptor, data, offset)
+                    data, offset = data[written:], offset + written
+                    end = offset
+            if end < entry.size:
+                os.ftruncate(descriptor, entry.size)
+            if (owner := self._owner_of(entry)) is not None:
+                os.fchown(descriptor, *owner)
+            self._decorate(descriptor, entry)
+            os.fchmod(descriptor, entry.mode & 0o7777)  # after the owner: a change of owner clears setuid
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(descriptor)
 
     def make_symlink(self, entry: FileEntry) -> None:
         """See :class:`DirectoryTarget`; with extended attributes."""
@@ -153,10 +157,11 @@ class TreeTarget(DirectoryTarget):
 
     def _parent(self, path: bytes) -> int:
         """A descriptor of the directory of *path*, kept for the next file of this thread."""
-        base, parts = self._resolve(path)  # also refuses a hostile name
-        above = path.rpartition(b"/")[0]
-        if getattr(self._local, "path", None) == above:
+        above, _, name = path.rpartition(b"/")
+        # The directory's own name was looked at when it was entered.
+        if above and getattr(self._local, "path", None) == above and name not in _NO_NAMES and b"\0" not in name:
             return int(self._local.descriptor)
+        base, parts = self._resolve(path)  # refuses a hostile name
         with open_parent(base, parts, create=True) as parent:
             descriptor = getattr(self._local, "descriptor", -1)
             if descriptor < 0:
