@@ -146,6 +146,8 @@ def _text(key: str, value: Any) -> str:
         if len(value) > _SHOWN_VALUES:
             return f"{len(value)} values, see --json"
         return ", ".join(f"{k}={v}" for k, v in value.items()) or "-"
+    if key == "git" and isinstance(value, list):
+        return "; ".join(map(_clone, value))
     if isinstance(value, list):
         named = [str(v.get("name", v)) if isinstance(v, Mapping) else str(v) for v in value]
         return ", ".join(named) or "-"
@@ -154,3 +156,10 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, int) and key.endswith("bytes"):
         return output.size(value)
     return str(value)
+
+
+def _clone(found: Mapping[str, Any]) -> str:
+    """A working tree of git: where, on which branch, at which commit, changed by how much."""
+    dirty = found.get("dirty")
+    changed = "changes unknown" if dirty is None else f"{dirty} changed" if dirty else "clean"
+    return f"{found['path']}: {found.get('branch') or 'no branch'} at {str(found.get('commit'))[:12]}, {changed}"

@@ -12,6 +12,8 @@ from pathlib import Path
 from mingus_engine.programs.accounts import Account
 from mingus_engine.programs.running import Done, InstalledPrograms
 
+__all__ = ["Done", "TimedOut", "run"]
+
 # What is kept of the output: its end, which says how it ended.
 OUTPUT_KEPT_BYTES = 16 * 1024
 _POLL_S = 0.05
@@ -33,17 +35,18 @@ def run(
     timeout_s: float,
     environment: Mapping[str, str],
     checkpoint: Callable[[], None] = lambda: None,
+    kept_bytes: int = OUTPUT_KEPT_BYTES,
 ) -> Done:
     """Run the program *argv*, its path first, with no environment but PATH, HOME, LC_ALL, TZ and *environment*.
 
     :param checkpoint: called some times a second; what it raises ends the program and is passed on.
-    :returns: its exit status, and the last ``OUTPUT_KEPT_BYTES`` of both its streams.
+    :returns: its exit status, and the last *kept_bytes* of both its streams.
     :raises ComponentMissing: it is not there or may not be run. :raises TimedOut:
     """
     path, started = Path(argv[0]), time.monotonic()
     receive, send = os.pipe()
     kept = bytearray()
-    reader = threading.Thread(target=_keep_end, args=(receive, kept), daemon=True)
+    reader = threading.Thread(target=_keep_end, args=(receive, kept, kept_bytes), daemon=True)
     try:
         try:
             running = _Folder(path.parent).start(
@@ -63,11 +66,11 @@ def run(
     finally:
         os.close(receive)
     code = running.code
-    text = kept[-OUTPUT_KEPT_BYTES:].decode(errors="replace")
+    text = kept[-kept_bytes:].decode(errors="replace")
     return Done(-1 if code is None else code, text, round(time.monotonic() - started, 3))
 
 
-def _keep_end(descriptor: int, kept: bytearray) -> None:
+def _keep_end(descriptor: int, kept: bytearray, most: int) -> None:
     while piece := os.read(descriptor, 65536):
         kept += piece
-        del kept[:-OUTPUT_KEPT_BYTES]
+        del kept[:-most]

@@ -29,7 +29,7 @@ from mingus_engine.repository.chunk_index import ChunkIndex
 from mingus_engine.repository.repository import utc_now
 from mingus_engine.repository.writer import UNUSABLE
 from mingus_engine.sources.base import Finished
-from mingus_engine.sources.files import checks
+from mingus_engine.sources.files import checks, git_facts
 from mingus_engine.sources.files.findings import Findings
 from mingus_engine.sources.files.walk import Walker
 
@@ -83,6 +83,7 @@ class _FilesBackUp:
         self._job, self._started = job, started
         self._files = job.source.files
         self.findings, self.counters = Findings(), Counters()
+        self._clones: list[tuple[git_facts.Clone, dict[str, Any]]] = []
         job.choose_parent({"started_at": started.isoformat()})
         parent = job.parent
         self._before = parent.facts if parent is not None else _newest_facts(job)
@@ -110,6 +111,10 @@ class _FilesBackUp:
     def run(self) -> None:
         """Walk and store everything. :raises MingusError:"""
         job = self._job
+        if self._files.set == "code":
+            self._clones = [
+                (c, git_facts.facts_of(c, job.context.checkpoint)) for c in git_facts.clones(self._files.roots)
+            ]
         # An increment's size is the last one's, about.
         total = int(self._before.get("files", {}).get("bytes", 0))
 
@@ -161,6 +166,8 @@ class _FilesBackUp:
                 "findings": dict(self.findings.counts),
             },
         }
+        if self._clones:
+            facts["git"] = [_at_the_end(clone, found) for clone, found in self._clones]
         found: list[Check] = checks.judge(self.findings, figures, self._files)
         return Finished((), facts, found)
 
@@ -172,6 +179,12 @@ class _FilesBackUp:
         except ValueError:
             return True
         return bool(days) and self._started - last >= timedelta(days=days)
+
+
+def _at_the_end(clone: git_facts.Clone, facts: dict[str, Any]) -> dict[str, Any]:
+    """*facts* of a working tree, with the commit that it was at afterwards where it is another one."""
+    after, _ = git_facts.head_of(clone)
+    return facts if after == facts["commit"] else {**facts, "commit_after": after}
 
 
 def _newest_facts(job: BackUpRun) -> Mapping[str, Any]:
