@@ -17,13 +17,14 @@ from mingus_engine.errors import Damaged, NotRestorable, SettingsError, TargetEr
 from mingus_engine.jobs.postgres import recovery_target
 from mingus_engine.jobs.postgres.archive_wal import archive_wal
 from mingus_engine.jobs.postgres.windows import windows
+from mingus_engine.jobs.recovery_test import recovery_test
 from mingus_engine.jobs.verify import VerificationRefuted
 from tests.integration import ledger
 from tests.integration.conftest import Install
 from tests.integration.journal import Entry, Journal, shown
 from tests.support import directories
 from tests.support.archiving import drain, keep_wal
-from tests.support.installation import Installation, running
+from tests.support.installation import SOURCE, Installation, running
 from tests.support.pg_versions import MAJORS, PgVersion
 from tests.support.postgres import PgCluster
 from tests.support.processes import wait_until
@@ -157,6 +158,18 @@ def test_a_recovery_to_a_random_moment_is_proven_to_end_exactly_there(story: Sto
     assert once["last_record"] == again["last_record"]
     assert once["report"].seed == 7
     assert once["report"].rpo_s >= 0
+
+
+def test_the_recovery_test_recovers_to_a_random_second_of_the_newest_window(story: Story) -> None:
+    mingus = story.installation
+    report = recovery_test(mingus.settings, SOURCE, context=mingus.context())
+    assert report.ok
+    assert report.seed is not None
+    assert report.reason is None
+    (target,) = [c for c in report.checks if c["name"] == "L4 target"]
+    assert target["ok"]
+    assert report.rto_s is not None
+    assert report.rto_met is True
 
 
 @pytest.mark.parametrize("kind", ["latest", "immediate", "lsn", "xid", "name", "time"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from mingus_engine.checks import Check
 from mingus_engine.errors import NotRestorable, SettingsError
+from mingus_engine.jobs.recovery_test import recovery_test
 from mingus_engine.jobs.redis.restore import RedisRestoreReport, restore_redis
+from mingus_engine.jobs.redis.windows import windows
 from mingus_engine.jobs.verify import VerificationRefuted, VerifyReport, verify
 from tests.integration import test_redis_aof as append_only
 from tests.integration.test_redis_aof import fill
@@ -79,6 +82,23 @@ def test_a_recovery_is_proven_and_the_report_says_of_what(make_redis: MakeRedis,
         assert checks(report)["L4 redis-check-aof"].ok
         keys = sum(found["keys"] for found in server.client().info("keyspace").values())
         assert checks(report)["L4 keys"].detail.startswith(f"{keys} keys")
+
+
+def test_a_recovery_to_a_random_second_is_proven_and_the_seed_names_it_again(
+    make_redis: MakeRedis, workspace: Path
+) -> None:
+    with installed(make_redis, workspace) as (server, mingus):
+        drain(mingus)
+        fill(server)
+        drain(mingus)
+        (window,) = windows(mingus.settings, SOURCE, FIRST, context=mingus.context()).repositories[0]["windows"]
+        report = recovery_test(mingus.settings, SOURCE, repository=FIRST, context=mingus.context())
+        assert report.ok, report.checks
+        assert report.target is not None
+        assert report.seed is not None
+        moment = datetime.fromisoformat(report.target.removeprefix("time:"))
+        assert window["start_time"] <= moment.isoformat() <= window["end_time"]
+        assert prove(mingus, to=f"random:{report.seed}").target == report.target
 
 
 def test_a_backup_of_an_append_only_file_is_proven_and_restored(make_redis: MakeRedis, workspace: Path) -> None:

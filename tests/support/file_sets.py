@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ SOURCE = "documents"
 
 @dataclass
 class FileSet:
-    """A repository and a source ``documents`` whose root is ``tree``. ``close`` at the end.
+    """Repositories (``first`` alone unless named), a source ``documents`` whose root is ``tree``. ``close`` at the end.
 
     :ivar messages: what the jobs logged. :ivar environment: the variables that hold its secrets, for subprocesses.
     """
@@ -43,10 +43,18 @@ class FileSet:
     environment: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, root: Path, *, bucket: S3Bucket | None = None, **files: Any) -> FileSet:
-        """Below *root*, made here. :param bucket: for the repository; default: a directory.
+    def make(
+        cls,
+        root: Path,
+        *,
+        repositories: Sequence[str] = ("first",),
+        bucket: S3Bucket | None = None,
+        **files: Any,
+    ) -> FileSet:
+        """Below *root*, made here. :param repositories: the set goes to the first, which ships to the others.
 
-        :param files: settings of the set; default root: ``tree`` below *root*.
+        :param bucket: for the first repository; default: a directory, as the others. :param files: settings of the set;
+            default root: ``tree`` below *root*.
         """
         root.mkdir(parents=True)
         (root / "tree").mkdir()
@@ -54,7 +62,7 @@ class FileSet:
         variable = f"MINGUS_TEST_{secrets.token_hex(6).upper()}"
         os.environ[variable] = secrets.token_hex(32)
         files = {"roots": [{"path": str(root / "tree")}], **files}
-        place: dict[str, Any] = {"path": "first"}
+        place: dict[str, Any] = {"path": repositories[0]}
         environment = {variable: os.environ[variable]}
         if bucket is not None:
             environment |= {f"{variable}_ID": bucket.server.access_key, f"{variable}_KEY": bucket.server.secret_key}
@@ -66,12 +74,28 @@ class FileSet:
             }
         document = {
             "state_directory": "state",
-            "repositories": [{"name": "first", **place, "keys": {"environment": variable}}],
-            "sources": [{"id": SOURCE, "kind": "files", "files": files}],
+            "repositories": [
+                {
+                    "name": name,
+                    **(place if name == repositories[0] else {"path": name}),
+                    "keys": {"environment": variable},
+                }
+                for name in repositories
+            ],
+            "sources": [
+                {
+                    "id": SOURCE,
+                    "kind": "files",
+                    "repository": repositories[0],
+                    "ship_to": list(repositories[1:]),
+                    "files": files,
+                }
+            ],
         }
         (root / "mingus.yaml").write_text(yaml.safe_dump(document))
         made = cls(root, load(root / "mingus.yaml"), variable, environment=environment)
-        initialise(made.settings, "first", context=made.context)
+        for name in repositories:
+            initialise(made.settings, name, context=made.context)
         return made
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mingus_engine.cli import output
@@ -47,15 +47,12 @@ def run(args: argparse.Namespace, session: Session) -> int:
 
 def _windows(settings: Settings, source: str, repository: str | None, context: JobContext) -> Report:
     from mingus_engine.jobs import kinds
-    from mingus_engine.jobs.postgres.windows import windows
-    from mingus_engine.jobs.redis.windows import windows as redis_windows
 
     try:
         kind = kinds.kind_of(settings, source, repository, context)
     except NoSuchSnapshot:
         kind = "postgres"  # there is nothing to show, of whatever kind
-    of_kind: Callable[..., Report] = redis_windows if kind == "redis" else windows
-    return of_kind(settings, source, repository, context=context)
+    return kinds.WINDOWS.get(kind, kinds.WINDOWS["postgres"])(settings, source, repository, context=context)
 
 
 def _show(console: Console, report: dict[str, Any]) -> None:

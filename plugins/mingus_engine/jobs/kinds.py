@@ -11,8 +11,11 @@ from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.files.prove import FilesProver
 from mingus_engine.jobs.postgres.prove import PostgresProver
+from mingus_engine.jobs.postgres.windows import windows as postgres_windows
 from mingus_engine.jobs.proving import Prover, Wanted
 from mingus_engine.jobs.redis.prove import RedisProver
+from mingus_engine.jobs.redis.windows import windows as redis_windows
+from mingus_engine.jobs.surveying import WindowsReport
 from mingus_engine.repository import state
 from mingus_engine.repository.repository import Repository
 from mingus_engine.settings import Settings, SourceSettings
@@ -22,6 +25,8 @@ PROVERS: Mapping[str, Callable[[Settings, SourceSettings, Repository, Wanted, Jo
     "redis": RedisProver,
     "files": FilesProver,
 }
+#: The kinds that have a log between their snapshots, and what looks for the windows in it.
+WINDOWS: Mapping[str, Callable[..., WindowsReport]] = {"postgres": postgres_windows, "redis": redis_windows}
 
 
 def stored_source(settings: Settings, source_id: str, place: Repository) -> SourceSettings:

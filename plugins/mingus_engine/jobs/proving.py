@@ -4,10 +4,12 @@ whole), puts the proof and reports: a :class:`Prover` reads, restores and starts
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import Protocol
 
 from mingus_engine.checks import Check
+from mingus_engine.errors import SettingsError
 from mingus_engine.repository.manifests import Manifest
 from mingus_engine.repository.reader import SnapshotReader
 
@@ -45,3 +47,16 @@ class Prover(Protocol):
 
         :raises MingusError: the test could not be made. What is wrong with the snapshot is a failed check.
         """
+
+
+def random_seed(to: str | None) -> int | None:
+    """The seed of ``random[:SEED]``, a fresh one where none is said; ``None``: *to* is another target, or none.
+
+    :raises SettingsError: the seed is not a number.
+    """
+    kind, _, seed = (to or "").partition(":")
+    if kind != "random":
+        return None
+    if seed and not seed.isdecimal():
+        raise SettingsError(f"{to!r}: the seed is not a number")
+    return int(seed) if seed else secrets.randbits(32)

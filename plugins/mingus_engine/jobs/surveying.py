@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
-from mingus_engine.errors import MingusError, NotARepository, StoreError
+from mingus_engine.errors import MingusError, NotARepository, NotRestorable, StoreError
 from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.repository.repository import Repository, utc_now
@@ -117,6 +118,31 @@ def summary(newest: Stretch | None, now: datetime) -> dict[str, Any]:
         "restorable_to": iso(end),
         "rpo_s": round(max(0.0, (now - end).total_seconds()), 1) if end else None,
     }
+
+
+def random_second(windows: Iterable[Stretch], seed: int) -> datetime:
+    """A second inside the last of *windows* whose times are known; the same one for the same *seed* and window.
+
+    :raises NotRestorable: there is none.
+    """
+    known = [times for window in windows if (times := known_times(window))]
+    if not known:
+        raise NotRestorable("there is no window whose first and last moment are known")
+    return second_between(*known[-1], seed)
+
+
+def known_times(window: Stretch) -> tuple[datetime, datetime] | None:
+    """First and last moment of *window*; ``None``: not known, or there is nothing between them."""
+    start, end = window.start_time, window.end_time
+    return (start, end) if start and end and start < end else None
+
+
+def second_between(start: datetime, end: datetime, seed: int) -> datetime:
+    """A second from *start* to *end*, or a moment where no second lies between; the same one for the same *seed*."""
+    # By ratio, so that the choice needs no more of the generator than one call.
+    moment = start + (end - start) * random.Random(seed).random()  # noqa: S311 - a sample, not a secret
+    second = moment.replace(microsecond=0)
+    return second if second >= start else moment
 
 
 def iso(at: datetime | None) -> str | None:

@@ -28,6 +28,8 @@ class VerifyReport(Report):
     """What was proven. ``rto_s``: seconds until the restored server accepted connections; ``rpo_s``: age of the
     restored state.
 
+    :param rto_target_s: ``health.rto_s`` of the settings. :param rto_met: whether the restore kept to it; a slow
+        one may still be good. ``None``: nothing was restored.
     :param target: the moment that was recovered to, ``None``: the end of the snapshot. :param seed: that chose it.
     :param not_available: checks that could not be made because something is not installed; they prove nothing.
     :param proof: ULID of the record.
@@ -41,6 +43,8 @@ class VerifyReport(Report):
     not_available: list[str]
     bytes_read: int
     rto_s: float | None = None
+    rto_target_s: int | None = None
+    rto_met: bool | None = None
     rpo_s: float | None = None
     proof: str = ""
     target: str | None = None
@@ -106,6 +110,8 @@ def verify(
             not_available=[c.name for c in found if _unavailable(c)],
             bytes_read=bytes_read,
             rto_s=prover.rto_s,
+            rto_target_s=settings.health.rto_s,
+            rto_met=None if prover.rto_s is None else prover.rto_s <= settings.health.rto_s,
             rpo_s=prover.rpo_s,
             target=prover.target,
             seed=prover.seed,

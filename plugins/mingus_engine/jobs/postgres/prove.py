@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from datetime import datetime
 
 from mingus_engine.checks import Check
-from mingus_engine.errors import Damaged, LogMissing, ObjectMissing, SettingsError
+from mingus_engine.errors import Damaged, LogMissing, ObjectMissing
 from mingus_engine.jobs import integrity, reading
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.postgres import recovery_target
@@ -14,7 +13,7 @@ from mingus_engine.jobs.postgres.recovery_target import Recovery, Target
 from mingus_engine.jobs.postgres.restore import find_recovery
 from mingus_engine.jobs.postgres.restore_test import RestoreTest
 from mingus_engine.jobs.postgres.windows import Recoverable
-from mingus_engine.jobs.proving import Wanted
+from mingus_engine.jobs.proving import Wanted, random_seed
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.repository.repository import Repository, utc_now
 from mingus_engine.settings import Settings, SourceSettings
@@ -66,9 +65,7 @@ class PostgresProver:
 
 def _target(to: str | None) -> Target | int | None:
     """A target, or the seed of a random one."""
-    kind, _, seed = (to or "").partition(":")
-    if kind != "random":
-        return recovery_target.parse(to) if to is not None else None
-    if seed and not seed.isdecimal():
-        raise SettingsError(f"{to!r}: the seed is not a number")
-    return int(seed) if seed else secrets.randbits(32)
+    seed = random_seed(to)
+    if seed is not None:
+        return seed
+    return recovery_target.parse(to) if to is not None else None

@@ -6,7 +6,6 @@ hours of replay is refused here, with the windows that there are (TRAPS "Postgre
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from mingus_engine.bounds import PAGE_BYTES
 from mingus_engine.errors import NotRestorable, SettingsError
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.postgres.windows import BasePoint, Recoverable, Window, compute
+from mingus_engine.jobs.surveying import random_second
 from mingus_engine.postgres import timelines
 from mingus_engine.postgres.wal_records import Event, EventKind, WalScanner, scan
 from mingus_engine.repository.wal_path import WalPath
@@ -112,17 +112,7 @@ def random_moment(found: Recoverable, seed: int, timeline: int | None = None) ->
 
     :raises NotRestorable: there is none.
     """
-    known = [
-        w for w in found.found().windows
-        if w.start_time and w.end_time and w.start_time < w.end_time and timeline in (None, w.timeline)
-    ]  # fmt: skip
-    if not known or not known[-1].start_time or not known[-1].end_time:
-        raise NotRestorable("there is no window whose first and last moment are known")
-    start, end = known[-1].start_time, known[-1].end_time
-    # By ratio, so that the choice needs no more of the generator than one call.
-    moment = start + (end - start) * random.Random(seed).random()  # noqa: S311 - a sample, not a secret
-    second = moment.replace(microsecond=0)
-    moment = second if second >= start else moment
+    moment = random_second((w for w in found.found().windows if timeline in (None, w.timeline)), seed)
     return Target("time", f"time:{moment.isoformat()}", moment=moment)
 
 

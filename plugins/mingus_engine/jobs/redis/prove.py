@@ -9,9 +9,9 @@ from mingus_engine.checks import Check
 from mingus_engine.errors import Damaged, LogMissing, ObjectMissing, SettingsError
 from mingus_engine.jobs import integrity, reading
 from mingus_engine.jobs.context import JobContext
-from mingus_engine.jobs.proving import Wanted
+from mingus_engine.jobs.proving import Wanted, random_seed
 from mingus_engine.jobs.redis.contents import Contents, StoredServer
-from mingus_engine.jobs.redis.recovering import recoveries
+from mingus_engine.jobs.redis.recovering import random_time, recoveries
 from mingus_engine.jobs.redis.recovery import RedisRecovery
 from mingus_engine.jobs.redis.restore_test import RestoreTest
 from mingus_engine.redis.aof_commands import Scanner
@@ -37,7 +37,9 @@ class RedisProver:
         if wanted.to is None:
             self.manifest = reading.choose(place, source.id, wanted.snapshot)
         else:
-            self._recoveries = recoveries(place, source.id, wanted.to, context=context, snapshot=wanted.snapshot)
+            self.seed = random_seed(wanted.to)
+            to = wanted.to if self.seed is None else random_time(place, source.id, self.seed)
+            self._recoveries = recoveries(place, source.id, to, context=context, snapshot=wanted.snapshot)
             one = next(iter(self._recoveries.values()))
             self.manifest, self.target = one.snapshot, one.target.text
         self.bytes_read = 0

@@ -7,6 +7,8 @@ from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.redis import recovery
 from mingus_engine.jobs.redis.contents import shard_named
 from mingus_engine.jobs.redis.recovery import RedisRecovery
+from mingus_engine.jobs.redis.windows import look
+from mingus_engine.jobs.surveying import known_times, second_between
 from mingus_engine.repository import state
 from mingus_engine.repository.repository import Repository
 
@@ -45,3 +47,16 @@ def recoveries(
     if len({one.snapshot.ulid for one in result.values()}) > 1:
         raise NotRestorable(f"the shards reach {target.text} from different snapshots")
     return result
+
+
+def random_time(place: Repository, source_id: str, seed: int) -> str:
+    """A target: a second of the newest window whose times are known, of a cluster one that is in each shard's.
+
+    :raises NotRestorable: there is none.
+    """
+    newest = {window.shard: times for window in look(place, source_id).windows if (times := known_times(window))}
+    start = max((times[0] for times in newest.values()), default=None)
+    end = min((times[1] for times in newest.values()), default=None)
+    if start is None or end is None or start >= end:
+        raise NotRestorable("there is no window whose first and last moment are known")
+    return f"time:{second_between(start, end, seed).isoformat()}"
