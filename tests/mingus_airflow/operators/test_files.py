@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -124,3 +125,16 @@ def test_a_root_that_is_not_there_fails_and_commits_nothing(settings: Settings, 
 def test_what_it_cannot_do_fails_at_once(settings: Settings, source: str, kind: str, said: str) -> None:
     with pytest.raises(AirflowFailException, match=said):
         execute(FileBackupOperator(task_id="b", source=source, kind=kind))
+
+
+def test_the_report_of_a_configuration_shows_what_changed_without_its_secrets(settings: Settings, tree: Path) -> None:
+    path = Path(os.environ["MINGUS_CONFIG"])
+    document = yaml.safe_load(path.read_text())
+    document["sources"][0]["files"]["set"] = "configuration"
+    path.write_text(yaml.safe_dump(document))
+    (tree / "app.conf").write_text("host = db1\npassword = first-word\n")
+    assert "changes" not in execute(FileBackupOperator(task_id="b", source="documents"))
+    (tree / "app.conf").write_text("host = db2\npassword = second-word\n")
+    report = execute(FileBackupOperator(task_id="b", source="documents"))
+    assert "+host = db2" in report["changes"]["text"]
+    assert "second-word" not in json.dumps(report)

@@ -40,6 +40,9 @@ _QUEUE_WORKS = 8
 class FilesBackUpReport(BackUpReport):
     """Adds what only files have: how many were new, had another content than in the parent, were not even read, are
     not there any more; and how many could not be read.
+
+    :param changes: of a set of configuration: how it differs from the snapshot before (``text_diff.TextDiff``), where
+        the caller asked for that.
     """
 
     new: int
@@ -47,6 +50,7 @@ class FilesBackUpReport(BackUpReport):
     unread: int
     removed: int
     unreadable: int
+    changes: dict[str, Any] | None = None
 
 
 def back_up_files(job: BackUpRun, clock: Stopwatch) -> FilesBackUpReport:
