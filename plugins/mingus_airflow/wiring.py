@@ -32,6 +32,7 @@ DEFAULT_SCHEDULES = {
     "backup_code": "0 2 * * *",
     # Not on the hour: two backups of one set at once would both read what changed.
     "backup_files_hourly": "15 * * * *",
+    "recovery_test": "0 2 * * 0",
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from mingus_engine.jobs import recovery_test
 from mingus_engine.jobs.context import JobContext, Report
 from mingus_engine.jobs.postgres import archive_wal
 from mingus_engine.settings import Settings
@@ -121,12 +122,15 @@ class FakeEngine:
             "redis.restore": {"snapshot": snapshot, "repository": "primary", "plan": {"bytes": 500, "form": "rdb"}},
             "redis.windows": {"restorable_from": None, "restorable_to": "2026-11-23T01:00:00+00:00"},
             "redis.restore_into": {"snapshot": snapshot, "repository": "primary", "selected": 7, "keys_per_s": 0},
+            "recovery_test": {"ok": True, "repository": "primary", "snapshot": snapshot, "rto_s": 2.5},
             "verify": {"snapshot": snapshot, "ok": True, "rto_s": 2.5, "checks": [], "proof": "01K0PROOF"},
         }
         for path, more in reports.items():
             module = types.ModuleType(f"mingus_engine.jobs.{path}")
             name = path.rpartition(".")[2] if path != "redis.restore" else "restore_redis"
             setattr(module, name, self.job(name, **more))
+            if name == "recovery_test":
+                module.RecoveryTestFailed = recovery_test.RecoveryTestFailed  # type: ignore[attr-defined]
             if name == "archive_wal":
                 module.refuse_incomplete = archive_wal.refuse_incomplete  # type: ignore[attr-defined]
             monkeypatch.setitem(sys.modules, module.__name__, module)

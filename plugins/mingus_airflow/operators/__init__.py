@@ -10,6 +10,7 @@ from mingus_airflow.operators.pg_restore import PgRestoreOperator
 from mingus_airflow.operators.pg_restored_check import PgRestoredCheckOperator
 from mingus_airflow.operators.pg_wal_archive import PgWalArchiveOperator
 from mingus_airflow.operators.recovery_report import RecoveryReportOperator
+from mingus_airflow.operators.recovery_test import RecoveryTestOperator, RecoveryTestReportOperator
 from mingus_airflow.operators.redis_aof import RedisAofOperator
 from mingus_airflow.operators.redis_recovery_plan import RedisRecoveryPlanOperator
 from mingus_airflow.operators.redis_restore import RedisRestoreOperator
@@ -27,6 +28,8 @@ __all__ = [
     "PgWalArchiveOperator",
     "RecoveryApprovalOperator",
     "RecoveryReportOperator",
+    "RecoveryTestOperator",
+    "RecoveryTestReportOperator",
     "RedisAofOperator",
     "RedisRecoveryPlanOperator",
     "RedisRestoreOperator",

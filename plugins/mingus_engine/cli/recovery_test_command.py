@@ -65,7 +65,7 @@ def _tested(session: Session, source: str, repository: str | None) -> RecoveryTe
 
 
 def _show(console: Console, reports: list[dict[str, Any]]) -> None:
-    from mingus_engine.jobs.recovery_test import told
+    from mingus_engine.jobs.recoverable import told
 
     headers = ("SOURCE", "RESULT", "REPOSITORY", "SNAPSHOT", "RECOVERED TO", "RTO", "RPO")
     console.lines(output.table(headers, [_row(report) for report in reports], right={5, 6}))

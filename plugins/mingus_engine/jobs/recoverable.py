@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mingus_engine.errors import Cancelled, MingusError
@@ -26,6 +27,18 @@ def still_recoverable(settings: Settings, source_id: str, context: JobContext) -
     :raises Cancelled:
     """
     return [_in_repository(settings, source_id, name, context) for name in settings.chain(source_id)]
+
+
+def told(one: Mapping[str, Any]) -> str:
+    """One entry of :func:`still_recoverable`, for people."""
+    said = [f"not known: {why}"] if (why := one.get("trouble")) else []
+    if one.get("window_to"):
+        said.append(f"any moment from {one.get('window_from') or 'unknown'} to {one['window_to']}")
+    if one.get("proven"):
+        said.append(f"{one['proven']}, proven {one['proven_level']} on {one['proven_at']}")
+    elif one.get("newest"):
+        said.append(f"{one['newest']}, not proven")
+    return f"{one['repository']}: {', '.join(said) or 'nothing'}"
 
 
 def _in_repository(settings: Settings, source_id: str, name: str, context: JobContext) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mingus_engine.errors import (
 )
 from mingus_engine.jobs import kinds, places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.jobs.recoverable import still_recoverable
+from mingus_engine.jobs.recoverable import still_recoverable, told
 from mingus_engine.jobs.verify import VerifyReport, verify
 from mingus_engine.repository import state
 from mingus_engine.repository.repository import utc_now
@@ -193,15 +193,3 @@ def _with(report: RecoveryTestReport, tested: VerifyReport) -> RecoveryTestRepor
             )
         },
     )  # fmt: skip
-
-
-def told(one: dict[str, Any]) -> str:
-    """One entry of ``still_recoverable``, for people."""
-    said = [f"not known: {why}"] if (why := one.get("trouble")) else []
-    if one.get("window_to"):
-        said.append(f"any moment from {one.get('window_from') or 'unknown'} to {one['window_to']}")
-    if one.get("proven"):
-        said.append(f"{one['proven']}, proven {one['proven_level']} on {one['proven_at']}")
-    elif one.get("newest"):
-        said.append(f"{one['newest']}, not proven")
-    return f"{one['repository']}: {', '.join(said) or 'nothing'}"
