@@ -7,6 +7,7 @@ opened blobs, and what the shard being read holds; what is fetched ahead from a 
 
 from __future__ import annotations
 
+import bisect
 import hmac
 import threading
 from collections import OrderedDict, deque
@@ -236,11 +237,44 @@ class SnapshotReader:
         what = file.entry.path.decode("utf-8", "replace")
         return sum(e.length for extents, _, _ in self._spans(file, what) for e in extents if not e.hole)
 
-    def tables(self) -> Iterator[ShardTable]:
-        """Every shard as columns, in path order. :raises Damaged: as ``files``."""
-        shards_of = self._ahead(range(len(self.body.shards)), lambda n: self._ranges(self.body.shards[n].blob))
-        for i in shards_of:
-            yield ShardTable(self.raw_shard(i), f"{self.manifest.name} shard {i}")
+    def tables(self, numbers: Iterable[int] | None = None) -> Iterator[ShardTable]:
+        """The shards *numbers* (ascending; default: every one) as columns, in path order.
+
+        :raises Damaged: as ``files``.
+        """
+        numbers = range(len(self.body.shards)) if numbers is None else numbers
+        last = b""
+        for i in self._ahead(numbers, lambda n: self._ranges(self.body.shards[n].blob)):
+            table = ShardTable(self.raw_shard(i), f"{self.manifest.name} shard {i}")
+            for path in table.paths:
+                if path <= last:
+                    raise Damaged(f"{self.manifest.name} shard {i}: entries are not in path order")
+                last = path
+            yield table
+
+    def shards_within(self, ranges: Iterable[tuple[bytes, bytes]]) -> list[int]:
+        """Numbers of the shards that may hold a path of one of *ranges* (first path, and the first one beyond)."""
+        firsts = [shard.first_path for shard in self.body.shards]
+        found: set[int] = set()
+        for first, beyond in ranges:
+            begin = max(0, bisect.bisect_right(firsts, first) - 1)
+            found.update(range(begin, bisect.bisect_left(firsts, beyond)))
+        return sorted(found)
+
+    def same(self, file: TabledEntry, local: Callable[[int, int], bytes]) -> bool:
+        """Whether *local* (as of ``changes``) has the content of *file*; nothing of that is fetched but its hashes. A
+        block whose hash is not known counts as another one.
+        """
+        block, width, size, at = bounds.BLOCK_BYTES, bounds.BLOCK_HASH_BYTES, file.entry.size, 0
+        for _, _, hashes in self._spans(file, file.entry.path.decode("utf-8", "replace")):
+            begin, end = at, min(size, at + len(hashes) // width * block)
+            while at < end:
+                run = min(bounds.SLAB_BYTES, end - at)
+                known = hashes[(at - begin) // block * width :]
+                if not all(equal for _, _, equal in self._compared(memoryview(local(at, run)), run, known)):
+                    return False
+                at += run
+        return at == size
 
     def block_hashes(self, file: TabledEntry) -> bytes:
         """The keyed hashes of all 64 KiB blocks of *file*, 16 bytes each; zero = unknown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -26,8 +26,8 @@ _NOTE = b"""MINGUS Backup & Recovery is writing into this directory, or was inte
 What is here is not complete and must not be used. This file disappears when the restore is complete.
 """
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MEND = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-_REPLACE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+MEND = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+REPLACE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryTarget:
@@ -141,10 +141,9 @@ class DirectoryTarget:
         :raises Damaged: the path is hostile. :raises TargetError: the file system refused.
         """
         parts = split(entry.path)
-        base = self._places[self.root].descriptor
         leads_to = entry.target
         if parts in self._remap:
-            leads_to = os.fsencode(self._remap[parts])
+            base, leads_to = self._top(), os.fsencode(self._remap[parts])
         else:
             base, parts = self._resolve(entry.path)
         if not leads_to or b"\0" in leads_to:
@@ -191,7 +190,7 @@ class DirectoryTarget:
             # A file of another name too is somebody else's: it is replaced, not written into.
             if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
                 return None
-            descriptor = os.open(parts[-1], _MEND, dir_fd=parent)
+            descriptor = os.open(parts[-1], MEND, dir_fd=parent)
         self._note(entry.path)
         return DiskWriter(
             descriptor, entry, owner=self._owner_of(entry), mode=self._modes(entry), on_close=on_close,
@@ -219,7 +218,7 @@ class DirectoryTarget:
 
         :raises TargetError: the file system refused.
         """
-        with translated(path), self._open_own(path, _REPLACE) as file:
+        with translated(path), self._open_own(path, REPLACE) as file:
             file.write(data)
 
     def rename(self, path: bytes, name: bytes) -> None:
@@ -277,11 +276,11 @@ class DirectoryTarget:
         self._directories.clear()
         if self._durable:
             with translated(self.root):
-                durability.sync_trees(place.descriptor for place in self._places.values())
+                durability.sync_trees(self._tops())
 
     def unmark(self) -> None:
         """The restore is complete: remove the mark, durably."""
-        descriptor = self._places[self.root].descriptor
+        descriptor = self._top()
         with translated(self.root):
             os.unlink(INCOMPLETE, dir_fd=descriptor)
             if self._durable:
@@ -324,9 +323,17 @@ class DirectoryTarget:
         times.
         """
 
+    def _top(self) -> int:
+        """A descriptor of the root."""
+        return self._places[self.root].descriptor
+
+    def _tops(self) -> Iterable[int]:
+        """Descriptors of all directories below which is written."""
+        return (place.descriptor for place in self._places.values())
+
     def _mark(self) -> None:
-        root = self._places[self.root].descriptor
-        flags = _REPLACE if self._delta else CREATE
+        root = self._top()
+        flags = REPLACE if self._delta else CREATE
         with translated(self.root), os.fdopen(os.open(INCOMPLETE, flags, 0o600, dir_fd=root), "wb") as file:
             file.write(_NOTE)
             if self._owner is not None:

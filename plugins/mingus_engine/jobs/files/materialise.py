@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mingus_engine.codec import attributes
 from mingus_engine.codec.entries import Entry
@@ -24,10 +24,21 @@ _SWITCH_S = 0.0005
 
 
 class TreeMaterialiser:
-    """See the module. Memory does not grow with the number of files."""
+    """See the module. Memory does not grow with the number of files.
 
-    def __init__(self, reader: SnapshotReader, target: TreeTarget, context: JobContext, total_bytes: int) -> None:
+    :param entries: gives what is restored, in path order; default: everything.
+    """
+
+    def __init__(
+        self,
+        reader: SnapshotReader,
+        target: TreeTarget,
+        context: JobContext,
+        total_bytes: int,
+        entries: Callable[[], Iterator[TabledEntry]] | None = None,
+    ) -> None:
         self._reader, self._target, self._context, self._total = reader, target, context, total_bytes
+        self._entries = entries or reader.files
         self._lock = threading.Lock()
         self._links = False
         self.written = Written()
@@ -61,7 +72,7 @@ class TreeMaterialiser:
 
     def _small(self) -> Iterator[TabledEntry]:
         """Files without maps; what has no content is made on the way."""
-        for file in self._reader.files():
+        for file in self._entries():
             entry = file.entry
             if entry.kind == FileKind.DIRECTORY:
                 self._target.make_directory(entry)
@@ -102,7 +113,7 @@ class TreeMaterialiser:
         first for those that follow.
         """
         instead: dict[bytes, bytes] = {}
-        for file in self._reader.files():
+        for file in self._entries():
             entry = file.entry
             first = link_of(entry) if entry.kind == FileKind.FILE else b""
             if not first:

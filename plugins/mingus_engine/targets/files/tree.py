@@ -178,9 +178,11 @@ class TreeTarget(DirectoryTarget):
         return None if owner == self._own else owner
 
     def _decorate(self, descriptor: int, entry: FileEntry) -> None:
-        extra = getattr(entry, "extra", b"")
-        if attributes.has_more(extra):
-            self._set_xattrs(descriptor, _attributes(entry).xattrs, entry)
+        self._set_xattrs(descriptor, self._xattrs_of(entry), entry)
+
+    @staticmethod
+    def _xattrs_of(entry: FileEntry) -> tuple[tuple[bytes, bytes], ...]:
+        return _attributes(entry).xattrs if attributes.has_more(getattr(entry, "extra", b"")) else ()
 
     def _set_xattrs(self, file: int | bytes, xattrs: Iterable[tuple[bytes, bytes]], entry: FileEntry) -> None:
         for name, value in xattrs:
