@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import yaml
 
 from demo.supervisor import Airflow
 from tests.support.directories import make_directory
+from tests.support.monitoring import Recorder
 from tests.support.postgres import SUPERUSER, PgCluster
-from tests.support.processes import wait_until
+from tests.support.processes import free_port, wait_until
 from tests.support.redis import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +44,8 @@ class Installation:
     redis: RedisServer
     home: Path
     secrets: dict[str, str]
+    # What it sends to StatsD.
+    statsd: Recorder
     environment: dict[str, str]
 
     def mingus(self, *arguments: str) -> Any:
@@ -113,6 +117,8 @@ def _settings(home: Path, cluster: PgCluster, database: str) -> dict[str, Any]:
             {"id": "ledger", **source},
             # A backup that takes half a minute, to be killed in the middle.
             {"id": "slow", **source, "max_rate_bytes_per_s": 1 << 20},
+            # Nobody listens there: its backups fail.
+            {"id": "gone", **source, "airflow_connection": "e2e_gone"},
             {
                 "id": "sessions",
                 "kind": "redis",
@@ -140,7 +146,7 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
     # Its configuration file holds its password: not below what is searched for secrets.
     redis = RedisServer(session_directory / "e2e-redis", {"requirepass": secrets.token_hex(12)})
     sessions = {"conn_type": "redis", "host": "127.0.0.1", "password": redis.password}
-    with pg15.temporary_database() as database, redis.start():
+    with pg15.temporary_database() as database, redis.start(), closing(Recorder()) as statsd:
         redis.fill(SESSIONS, ttl_s=86400)
         redis.fill(10, prefix="setting:")
         pg15.execute(
@@ -156,6 +162,11 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
             environment={
                 **environment,
                 "AIRFLOW_CONN_E2E_LEDGER": json.dumps(connection),
+                "AIRFLOW_CONN_E2E_GONE": json.dumps({**connection, "port": free_port()}),
+                "AIRFLOW__METRICS__STATSD_ON": "True",
+                "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
+                "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+                "AIRFLOW__METRICS__STATSD_PORT": str(statsd.port),
                 "AIRFLOW_CONN_E2E_SESSIONS": json.dumps({**sessions, "port": redis.port}),
             },
             users=USERS,
@@ -164,7 +175,7 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
         service["password"] = airflow.passwords[SERVICE]
         airflow.environment["AIRFLOW_CONN_MINGUS_API"] = json.dumps(service)
         secret_texts = {"password": str(pg15.password), "key": key, "password of Redis": str(redis.password)}
-        found = Installation(airflow, pg15, database, redis, home, secret_texts, environment)
+        found = Installation(airflow, pg15, database, redis, home, secret_texts, statsd, environment)
         try:
             airflow.migrate()
             for name in ("primary", "offsite"):

@@ -1,7 +1,7 @@
 """The real monitoring: statsd_exporter, Prometheus and Alertmanager with the very files that compose mounts.
 
 Replaced in a copy of those files are addresses (``statsd-exporter:9102`` and the like → loopback) and the pace
-(15 s → 1 s), nothing else; what is to be replaced must be there, so that a renamed service fails a test.
+(15 s and 5 min → 1 s), nothing else; what is to be replaced must be there, so that a renamed service fails a test.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 
 from tests.support import processes
 from tests.support.processes import free_port, wait_until
+from tests.support.receivers import Mailbox, Posts, mailbox, posts
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "include" / "monitoring"
@@ -208,11 +209,14 @@ def running_prometheus(directory: Path, addresses: Mapping[str, str], *flags: st
     text = replaced((FILES / "prometheus.yml").read_text(), {"localhost:9090": f"127.0.0.1:{port}", **addresses})
     text = replaced(text, {"_interval: 15s": "_interval: 1s"})
     (home / "prometheus.yml").write_text(text)
+    targets = home / "rules" / "targets.yml"
+    targets.write_text(replaced(targets.read_text(), {"interval: 5m": "interval: 1s"}))
     command: list[str | Path] = [
         program("prometheus"),
         f"--config.file={home / 'prometheus.yml'}",
         f"--storage.tsdb.path={directory / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
+        "--rules.alert.resend-delay=1s",
         *flags,
     ]
     url = f"http://127.0.0.1:{port}"
@@ -236,7 +240,53 @@ def running_alertmanager(directory: Path, environment: Mapping[str, str]) -> Ite
         "ALERTMANAGER_CONFIG": str(directory / "alertmanager.yml"),
         **environment,
     }
-    with ExitStack() as stack:
-        log = directory / "alertmanager.log"
-        stack.enter_context(_running(command, log, f"http://{address}/-/ready", environment))
+    with _running(command, directory / "alertmanager.log", f"http://{address}/-/ready", environment):
         yield address
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """Everything from StatsD to the message received."""
+
+    exporter: Exporter
+    prometheus: Prometheus
+    mails: Mailbox
+    posts: Posts
+
+    def mail_about(self, words: str, *, timeout_s: float = 90) -> str:
+        """The text of the first mail whose subject contains *words*."""
+
+        def found() -> list[str]:
+            return [text for subject, text in self.mails.texts() if words in subject]
+
+        return wait_until(found, f"a mail about {words!r}", timeout_s=timeout_s)[0]
+
+    def slack_about(self, words: str, *, timeout_s: float = 90) -> str:
+        """The first message to Slack that contains *words*."""
+        return wait_until(
+            lambda: [body for body in self.posts.to("/slack") if words in body],
+            f"a message to Slack about {words!r}",
+            timeout_s=timeout_s,
+        )[0]
+
+
+@contextmanager
+def running_monitoring(directory: Path) -> Iterator[Monitoring]:
+    """statsd_exporter, Prometheus, Alertmanager, an SMTP server, and an HTTP server as Slack and dead man's service."""
+    with ExitStack() as stack:
+        exporter = stack.enter_context(running_exporter(directory))
+        mails = stack.enter_context(mailbox())
+        received = stack.enter_context(posts())
+        channels = {
+            "EMAIL_ALERTS_ENABLED": "true",
+            "EMAIL_SMTP_SERVER": f"127.0.0.1:{mails.port}",
+            "EMAIL_TO": "operators@example.com",
+            "EMAIL_FROM": "mingus@example.com",
+            "EMAIL_REQUIRE_TLS": "false",
+            "SLACK_WEBHOOK_URL": f"{received.url}/slack",
+            "DEADMAN_URL": f"{received.url}/deadman",
+        }
+        alertmanager = stack.enter_context(running_alertmanager(directory, channels))
+        addresses = {"statsd-exporter:9102": f"127.0.0.1:{exporter.web}", "alertmanager:9093": alertmanager}
+        prometheus = stack.enter_context(running_prometheus(directory, addresses))
+        yield Monitoring(exporter, prometheus, mails, received)
