@@ -20,6 +20,7 @@ LINKS = {
     "Full backups": "/dags/backup_postgres_full/runs",
     "Log archive": "/dags/backup_postgres_wal/runs",
     "Recovery": "/dags/recover_postgres/runs",
+    "Recovery tests": "/dags/recovery_test/runs",
 }
 DAG_LINK = "/dags/${__field.labels.dag_id}/runs"
 
@@ -129,7 +130,7 @@ RECOVERY = Board(
                   mapping=LEVELS),
             Panel("Age of proofs", {f"proof_age_seconds{OF_COPY}": COPY},
                   "Since the newest verification that found a snapshot good.", unit="s",
-                  steps=((None, GREEN), (8 * DAY, RED))),
+                  steps=((None, GREEN), (8 * DAY, RED)), link=LINKS["Recovery tests"]),
         ],
         "Moments": [
             RECOVERY_POINTS,

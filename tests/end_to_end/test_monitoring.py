@@ -1,4 +1,4 @@
-"""The whole way: real run → StatsD → exporter → Prometheus → rule → Alertmanager → mail and Slack; and the dashboards."""
+"""The whole way: run → StatsD → exporter → Prometheus → rule → Alertmanager → mail and Slack; and the dashboards."""
 
 from __future__ import annotations
 
