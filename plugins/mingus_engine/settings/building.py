@@ -77,6 +77,9 @@ def _convert(hint: Any, raw: Any, where: str, environ: Mapping[str, str]) -> Any
 def _scalar(hint: type, raw: Any, where: str) -> Any:
     if hint is bool and isinstance(raw, bool):
         return raw
+    # What comes from the environment is text.
+    if hint is bool and isinstance(raw, str) and raw.casefold() in {"true", "false"}:
+        return raw.casefold() == "true"
     if hint is str and isinstance(raw, str | int | float) and not isinstance(raw, bool):
         return str(raw)
     if hint in (int, float) and not isinstance(raw, bool):
