@@ -18,6 +18,7 @@ from mingus_engine.codec.entries import (
     encode_extents,
     encode_extents_blob,
 )
+from mingus_engine.jobs.storing import merged
 from mingus_engine.sources.base import SourceFile
 
 #: Stores a blob of the tree and says where it lies.
@@ -110,7 +111,8 @@ def _put_maps(path: bytes, whole: tuple[bytes, bytes], table: RunTable, put: Put
     extents, hashes = whole
     what = path.decode("utf-8", "replace")
     spans: dict[int, list[Extent]] = {}
-    for extent in decode_extents(extents, what):
+    # Together again where pieces met: the map of a file that did not change is the parent's.
+    for extent in merged(decode_extents(extents, what)):
         for part in _cut_at_spans(extent):
             spans.setdefault(part.offset // bounds.MAP_SPAN_BYTES, []).append(part)
     per_span = bounds.MAP_SPAN_BYTES // bounds.BLOCK_BYTES * bounds.BLOCK_HASH_BYTES

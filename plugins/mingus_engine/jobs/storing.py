@@ -241,7 +241,7 @@ class Storing(Referring):
                 self.adopt(pack, source)
 
     def _finished(self, slab: _Slab) -> Piece:
-        extents = _merged(sorted(slab.extents))
+        extents = merged(sorted(slab.extents))
         with self._lock:
             self.reused_bytes += slab.reused
             for e in extents:
@@ -290,16 +290,16 @@ def _joined(stretches: Sequence[Stretch]) -> Iterator[Stretch]:
         yield held
 
 
-def _merged(extents: list[Extent]) -> list[Extent]:
+def merged(extents: list[Extent]) -> list[Extent]:
     """Ascending *extents* with those that go on in the same blob made one."""
-    merged: list[Extent] = []
+    found: list[Extent] = []
     for e in extents:
-        last = merged[-1] if merged else None
+        last = found[-1] if found else None
         if last is not None and ((last.hole and e.hole) or _goes_on(last, e)):
-            merged[-1] = last._replace(length=last.length + e.length)
+            found[-1] = last._replace(length=last.length + e.length)
         else:
-            merged.append(e)
-    return merged
+            found.append(e)
+    return found
 
 
 def _goes_on(last: Extent, e: Extent) -> bool:

@@ -151,6 +151,13 @@ class Contents:
                     Extent(at, min(bounds.GIB, part.offset + part.length - at), 0, 0, 0, 0, 0, hole=True)
                     for at in range(part.offset, part.offset + part.length, bounds.GIB)
                 ]
+            elif part.blocks is not None:
+                hashes = part.blocks.hashes
+                extents = self._storing.mended(
+                    large.wanted.found.path, part.offset, part.data, part.blocks, self.cutter
+                )
+                large.dense = False
+                self._given(part.length)
             else:
                 hashes = self._storing.block_hashes(part.hashed or memoryview(b""))
                 extents, dense = self._storing.chunks(part.data, part.lengths, part.offset)

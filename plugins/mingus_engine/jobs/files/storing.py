@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
 import zstandard
@@ -20,12 +21,16 @@ from mingus_engine.codec.entries import EXTENT, BlobRef, Extent, RunTable
 from mingus_engine.codec.shard_table import ShardTable
 from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.jobs.referring import Referring
+from mingus_engine.jobs.storing import merged
 from mingus_engine.repository.chunk_index import ChunkIndex
 from mingus_engine.repository.manifests import ShardRef
 from mingus_engine.repository.packs import PackRef
 from mingus_engine.repository.parent import ParentSnapshot
+from mingus_engine.repository.stored import Place
 from mingus_engine.repository.writer import WriteRun
 from mingus_engine.sources.base import FileKind
+from mingus_engine.sources.files.chunking import Cutter
+from mingus_engine.sources.files.parts import Blocks
 
 # What is tried to be compressed, of a chunk at least 64 KiB long, before all of it is: begin, middle, end.
 _SAMPLE_BYTES = 4 * bounds.KIB
@@ -99,6 +104,40 @@ class FileStoring(Referring):
             extents.append(known)
             at += length
         return extents, dense
+
+    def mended(self, path: bytes, offset: int, data: memoryview, blocks: Blocks, cutter: Cutter) -> list[Extent]:
+        """Store *data*, the bytes of the file *path* from *offset*, of which the parent has some *blocks* as they are.
+
+        What was changed here and there so often that reading it would open too many blobs is stored again.
+        """
+        known = self._parent.get(path, offset, len(data)) if self._parent is not None else {}
+        stored = [known.get(offset + i * bounds.BLOCK_BYTES) if same else None for i, same in enumerate(blocks.same)]
+        blobs = {place.blob for block in stored if block is not None for place in block.places}
+        if len(blobs) * bounds.BLOB_PLAIN_BYTES > bounds.SCATTER_MAX_BLOBS * max(len(data), bounds.BLOB_PLAIN_BYTES):
+            stored = [None] * len(stored)
+        extents: list[Extent] = []
+        for has, run in groupby(range(len(stored)), lambda i: stored[i] is not None):
+            numbers = list(run)
+            if has:
+                extents += self._kept([place for i in numbers if (b := stored[i]) is not None for place in b.places])
+                continue
+            begin, end = numbers[0] * bounds.BLOCK_BYTES, (numbers[-1] + 1) * bounds.BLOCK_BYTES
+            fresh = data[begin:end]
+            extents += self.chunks(fresh, list(cutter.lengths(fresh, complete=True)), offset + begin)[0]
+        return merged(extents)
+
+    def _kept(self, places: Sequence[Place]) -> Iterator[Extent]:
+        """The extents of what the parent has."""
+        parent = self._parent
+        for offset, length, blob, inside in places:
+            if blob is None or parent is None:
+                yield Extent(offset, length, 0, 0, 0, 0, 0, hole=True)
+                continue
+            self.adopt(parent.pack(blob.run, blob.pack), parent)
+            with self._lock:
+                run = self._table.index(blob.run)
+                self.reused_bytes += length
+            yield Extent(offset, length, run, blob.pack, blob.position, blob.sealed_bytes, inside)
 
     def incompressible(self, data: bytes | memoryview) -> bool:
         """Whether samples of *data* do not become smaller."""

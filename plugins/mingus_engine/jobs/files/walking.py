@@ -23,6 +23,7 @@ from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.jobs.context import JobContext
 from mingus_engine.jobs.files.assembling import Assembler, LinkSlot, Slot, WholeShard
 from mingus_engine.jobs.files.contents import SMALL_BYTES, WHOLE_BYTES, Contents, Wanted, large_file
+from mingus_engine.jobs.files.in_place import in_place
 from mingus_engine.jobs.files.storing import FileStoring
 from mingus_engine.repository.parent import ParentSnapshot
 from mingus_engine.sources.base import FileKind
@@ -232,7 +233,9 @@ class Walking:
         large = large_file(wanted, before)
         length, settled = 0, True
         try:
-            for part in parts(descriptor, before.st_size, before.st_blocks, self._contents.cutter, self._take_buffer):
+            compare = in_place(self._parent, self._storing, wanted.before, descriptor)
+            cutter, take = self._contents.cutter, self._take_buffer
+            for part in parts(descriptor, before.st_size, before.st_blocks, cutter, take, compare=compare):
                 self._context.checkpoint()
                 large.map.submit(last=False)
                 length = part.offset + part.length
