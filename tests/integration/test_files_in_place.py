@@ -10,6 +10,7 @@ import pytest
 
 from mingus_engine import bounds
 from mingus_engine.codec.entries import MAP_PAIR_BYTES, decode_extents
+from mingus_engine.errors import Damaged
 from mingus_engine.jobs.files import in_place
 from mingus_engine.sources.files import reading
 from tests.support.file_sets import FileSet, tick
@@ -173,3 +174,29 @@ def test_a_file_that_shrinks_while_its_blocks_are_compared_is_stored_as_it_was_r
     assert calls > in_place._SAMPLES
     directory, _ = one.restore("back", second.snapshot)
     assert digest(directory / "tree" / "image") == digest(image(one))
+
+
+def test_a_file_that_all_workers_write_comes_back_and_a_damaged_one_leaves_nothing(one: FileSet) -> None:
+    with image(one).open("r+b") as file:
+        for span in range(4):
+            os.pwrite(file.fileno(), random.Random(span).randbytes(700_001), span * bounds.MAP_SPAN_BYTES + 12_345)
+        os.truncate(file.fileno(), 4 * bounds.MAP_SPAN_BYTES + 777)
+    image(one).chmod(0o2640)
+    os.utime(image(one), ns=(1, 1_234_567_890))
+    one.back_up()
+    directory, report = one.restore("back")
+    restored = (directory / "tree" / "image").stat()
+    assert digest(directory / "tree" / "image") == digest(image(one))
+    assert (restored.st_mode & 0o7777, restored.st_mtime_ns) == (0o2640, 1_234_567_890)
+    assert (report.files, report.bytes_written) == (1, 4 * bounds.MAP_SPAN_BYTES + 777)
+    packs = (one.root / "first" / "packs" / "documents").glob("*/*")
+    pack = max(packs, key=lambda path: path.stat().st_size)
+    pack.chmod(0o600)
+    with pack.open("r+b") as file:
+        file.seek(pack.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(Damaged):
+        one.restore("damaged")
+    assert not (one.root / "damaged").exists()

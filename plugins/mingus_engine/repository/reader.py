@@ -144,6 +144,36 @@ class SnapshotReader:
         if expected != file.entry.size:
             raise Damaged(f"{what}: extents cover {expected} of {file.entry.size} bytes")
 
+    def spans_of(self, file: TabledEntry) -> int:
+        """Into how many parts, each read by :meth:`span_data`, a large file falls; 0: it is to be read as a whole.
+
+        :raises Damaged: its maps do not fit its size.
+        """
+        count = len(file.entry.maps) // codec.MAP_PAIR_BYTES
+        if count and count != -(-file.entry.size // bounds.MAP_SPAN_BYTES):
+            what = file.entry.path.decode("utf-8", "replace")
+            raise Damaged(f"{what}: {count} maps for {file.entry.size} bytes")
+        return 0 if self._prefetcher.ahead else count  # from far away, who looks ahead in one file is faster
+
+    def span_data(self, file: TabledEntry, number: int) -> Iterator[tuple[int, memoryview | None, int]]:
+        """Span *number* of a file with maps of its own, as :meth:`data` gives the whole.
+
+        :raises Damaged: see there.
+        """
+        what = file.entry.path.decode("utf-8", "replace")
+        at, end = number * bounds.MAP_SPAN_BYTES, min(file.entry.size, (number + 1) * bounds.MAP_SPAN_BYTES)
+        extents, table, hashes = self.span(file, number)
+        checker = BlockChecker(hashes, at, file.entry.size, self.body.hash_key, what)
+        for extent, data in self.fetch(extents, table, what):
+            if extent.offset != at or extent.offset + extent.length > end:
+                raise Damaged(f"{what}: extent at {extent.offset} where {at} was expected")
+            at += extent.length
+            checker.update(data, extent.length)
+            yield extent.offset, data, extent.length
+        checker.finish()
+        if at != end:
+            raise Damaged(f"{what}: no extent at {at}")
+
     def _planned_ahead(self, planned: Iterator[_Planned], what: str) -> Iterator[_Planned]:
         """*planned* in groups across spans, each asked for as a whole while the one before is worked on."""
 

@@ -16,7 +16,7 @@ from blake3 import blake3
 from mingus_engine import bounds
 from mingus_engine.errors import Damaged, TargetNotEmpty
 from mingus_engine.targets import durability, places
-from mingus_engine.targets.base import FileEntry, FileWriter, PresentFile
+from mingus_engine.targets.base import FileEntry, PresentFile
 from mingus_engine.targets.paths import DIRECTORY_FLAGS, open_parent, shown, split, translated
 from mingus_engine.targets.places import INCOMPLETE, Place
 from mingus_engine.targets.wipe import wipe
@@ -156,7 +156,7 @@ class DirectoryTarget:
                 os.chown(parts[-1], *owner, dir_fd=parent, follow_symlinks=False)
             os.utime(parts[-1], ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
-    def open_file(self, entry: FileEntry, on_close: Callable[[FileEntry, int], None] | None = None) -> FileWriter:
+    def open_file(self, entry: FileEntry, on_close: Callable[[FileEntry, int], None] | None = None) -> DiskWriter:
         """Make a file of which nothing is there yet; see ``targets.base``.
 
         :param on_close: told the entry and the CRC32C of its content when the file is complete.

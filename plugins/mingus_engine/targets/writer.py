@@ -90,6 +90,15 @@ class DiskWriter:
         if self._waiting_bytes >= _TOGETHER_BYTES or len(self._waiting) == _TOGETHER_PIECES:
             self._flush()
 
+    def place(self, offset: int, data: bytes | memoryview) -> None:
+        """Write *data* anywhere, by any thread; whoever does so has checked that all of the file is covered. What
+        ``close`` returns says nothing then.
+        """
+        with translated(self._entry.path):
+            while data:
+                written = os.pwrite(self._descriptor, data, offset)
+                data, offset = data[written:], offset + written
+
     def read(self, offset: int, length: int) -> bytes:
         """What a file that was there has; its descriptor must be readable."""
         self._flush()
