@@ -72,8 +72,8 @@ def after_first_part(monkeypatch: pytest.MonkeyPatch, deed: Callable[[], None], 
     """*deed* happens whenever the first part of a large file was read, *times* times."""
     real, left = parts.parts, [times]
 
-    def reading(*arguments: Any) -> Iterator[parts.Part]:
-        for number, part in enumerate(real(*arguments)):
+    def reading(*arguments: Any, **options: Any) -> Iterator[parts.Part]:
+        for number, part in enumerate(real(*arguments, **options)):
             yield part
             if not number and left[0]:
                 left[0] -= 1
