@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from airflow.sdk.observability.metrics import statsd_logger
+from airflow.sdk._shared.observability.metrics import statsd_logger
 
 from mingus_airflow import metrics
 from mingus_engine.jobs.health.gauges import Gauge
