@@ -27,7 +27,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         server.bind(("127.0.0.1", 0))
         server.settimeout(10)
         client = StatsClient("127.0.0.1", server.getsockname()[1], prefix="airflow")
-        backend = statsd_logger.SafeStatsdLogger(client, influxdb_tags_enabled=True)
+        backend = statsd_logger.SafeStatsdLogger(client, influxdb_tags_enabled=True, statsd_influxdb_enabled=True)
         for name in ("incr", "gauge", "timing"):
             monkeypatch.setattr(metrics.stats, name, getattr(backend, name))
         yield server

@@ -3,6 +3,7 @@
 from mingus_airflow.approval import RecoveryApprovalOperator
 from mingus_airflow.operators.encrypt_and_ship import EncryptAndShipOperator
 from mingus_airflow.operators.file_backup import FileBackupOperator
+from mingus_airflow.operators.health_check import HealthCheckOperator, ProbeOperator
 from mingus_airflow.operators.pg_base_backup import PgBaseBackupOperator
 from mingus_airflow.operators.pg_extract import PgExtractOperator
 from mingus_airflow.operators.pg_recovery_plan import PgRecoveryPlanOperator
@@ -20,12 +21,14 @@ from mingus_airflow.operators.restore_verify import RestoreVerifyOperator
 __all__ = [
     "EncryptAndShipOperator",
     "FileBackupOperator",
+    "HealthCheckOperator",
     "PgBaseBackupOperator",
     "PgExtractOperator",
     "PgRecoveryPlanOperator",
     "PgRestoreOperator",
     "PgRestoredCheckOperator",
     "PgWalArchiveOperator",
+    "ProbeOperator",
     "RecoveryApprovalOperator",
     "RecoveryReportOperator",
     "RecoveryTestOperator",

@@ -13,6 +13,7 @@ from mingus_engine.cli import (
     check_command,
     files_command,
     groups_command,
+    health_command,
     init_command,
     keys_command,
     recovery_test_command,
@@ -33,6 +34,7 @@ from mingus_engine.errors import MingusError
 _COMMANDS = (
     init_command,
     check_command,
+    health_command,
     backup_command,
     snapshots_command,
     files_command,
@@ -50,7 +52,8 @@ _COMMANDS = (
 _EXIT_CODES = """\
 exit codes: 0 done · 1 unexpected · 2 usage or settings · 3 keys · 4 repository's store · 5 store full ·
 6 damaged or missing object · 7 source · 8 restore target, or nothing to restore · 9 verification failed ·
-10 newer format · 11 commit refused · 12 program missing · 13 alert not sent · 130 interrupted"""
+10 newer format · 11 commit refused · 12 program missing · 13 alert not sent ·
+14 unhealthy · 130 interrupted"""
 
 
 def parser() -> arguments.Parser:

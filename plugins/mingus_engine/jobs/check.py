@@ -38,7 +38,7 @@ def check(settings: Settings, source_id: str | None = None, *, context: JobConte
     """
     clock = Stopwatch()
     names = settings.chain(source_id) if source_id else tuple(r.name for r in settings.repositories)
-    job = _Checking(settings, context)
+    job = Checking(settings, context)
     job.note("settings", Check("settings", True, _counted(settings)))
     job.alerts()
     for name in names:
@@ -58,7 +58,9 @@ def check(settings: Settings, source_id: str | None = None, *, context: JobConte
     )
 
 
-class _Checking:
+class Checking:
+    """The checks of one call, one after the other."""
+
     def __init__(self, settings: Settings, context: JobContext) -> None:
         self._settings, self._context = settings, context
         self.found: list[dict[str, Any]] = []

@@ -139,8 +139,8 @@ def _ready_setting(
     live = aof_setting.live_value(client, conn)
     value = live
     if not live:
-        recorded = _recorded(repository, source.id, context)
-        value = aof_setting.left_over(live, recorded, _configured(client, source))
+        noted = recorded(repository, source.id, context)
+        value = aof_setting.left_over(live, noted, _configured(client, source))
     if value == live:
         return value, ""
     aof_setting.put_right(conn, value, context.log)
@@ -149,7 +149,7 @@ def _ready_setting(
     return value, words
 
 
-def _recorded(repository: Repository, source: str, context: JobContext) -> tuple[int, bool] | None:
+def recorded(repository: Repository, source: str, context: JobContext) -> tuple[int, bool] | None:
     """The value that the newest run which changed the setting noted, and whether that run came to its end."""
     parts: dict[str, set[str]] = {}
     for info in repository.store.list(f"runs/{source}/"):
