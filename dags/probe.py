@@ -1,23 +1,28 @@
-"""A light look at everything, every five minutes: what dashboards and alert rules live on."""
+"""# A light look at everything, every five minutes: what dashboards and alert rules live on.
+
+Looks at every source and repository, changes nothing, and sends the gauges (docs/AIRFLOW.md, "Metrics"). Green also
+when something is wrong: alarms come from the gauges. What the probe sends of itself is the dead man's switch of the
+rules.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
 
 from airflow.sdk import DAG
 
 from mingus_airflow.operators import ProbeOperator
 from mingus_airflow.wiring import load_settings, schedule, wiring
 
-DOC = """
-Looks at every source and repository, changes nothing, and sends the gauges (docs/AIRFLOW.md, "Metrics"). Green also when
-something is wrong: alarms come from the gauges. What the probe itself sends last is the dead man's switch of the rules.
-"""
-
-settings = load_settings()
+SETTINGS = load_settings()
 with DAG(
     dag_id="probe",
-    doc_md=DOC,
-    schedule=schedule(settings, "probe"),
+    doc_md=__doc__,
+    schedule=schedule(SETTINGS, "probe"),
     catchup=False,
     max_active_runs=1,
+    dagrun_timeout=timedelta(hours=1),
     tags=["mingus", "health"],
     default_args={"owner": "mingus"},
 ):
-    ProbeOperator(task_id="probe", **wiring(settings).arguments("probe"))
+    ProbeOperator(task_id="probe", **wiring(SETTINGS).arguments("probe"))

@@ -32,6 +32,8 @@ DEFAULT_SCHEDULES = {
     "backup_code": "0 2 * * *",
     # Not on the hour: two backups of one set at once would both read what changed.
     "backup_files_hourly": "15 * * * *",
+    "health_check": "0 4 * * *",
+    "probe": "*/5 * * * *",
     "recovery_test": "0 2 * * 0",
 }
 
@@ -78,6 +80,9 @@ class Wiring:
     ship: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     verify: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     recover: PerJob = field(default_factory=lambda: PerJob(timeout_s=24 * 3600))
+    health_check: PerJob = field(default_factory=lambda: PerJob(timeout_s=2 * 3600))
+    # A probe that hangs would keep the next ones away.
+    probe: PerJob = field(default_factory=lambda: PerJob(timeout_s=900))
     approval: Approval = field(default_factory=Approval)
     retries: int = 3
     retry_delay_s: int = 60
@@ -86,7 +91,7 @@ class Wiring:
 
     def arguments(self, job: str) -> dict[str, Any]:
         """Operator arguments of a task of *job*: ``back_up``, ``archive_wal``, ``back_up_aof``, ``back_up_files``,
-        ``ship``, ``verify``, ``recover``.
+        ``ship``, ``verify``, ``recover``, ``health_check``, ``probe``.
         """
         bounds: PerJob = getattr(self, job)
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ class HealthOperator(BaseOperator):
         with translated(self.log, "health"):
             settings, unresolved = resolved(load_settings(self.settings_file))
             self._runner = JobRunner(
-                provenance=provenance_of(context, "health"), log=self.log,
+                provenance=provenance_of(context, socket.gethostname()), log=self.log,
                 interval_s=wiring(settings).progress_interval_s,
             )  # fmt: skip
             report = self._runner.run(lambda job: self._whole(settings, job, unresolved))
@@ -73,8 +74,8 @@ class HealthOperator(BaseOperator):
 
 class HealthCheckOperator(HealthOperator):
     """Checks everything that backups and recoveries need: each source and repository as ``mingus check`` does, the
-    write-ahead log by a marker, recovery windows, proofs, replication, certificates, clocks, keys, the worker, and the last
-    runs of every schedule. Its report is one Markdown page; each failed check has a hint.
+    write-ahead log by a marker, recovery windows, proofs, replication, certificates, clocks, keys, the worker, and the
+    last runs of every schedule. Its report is one Markdown page; each failed check has a hint.
 
     The task fails when a critical check failed; the report is on its page all the same.
 
