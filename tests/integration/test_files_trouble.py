@@ -34,7 +34,7 @@ import pytest
 
 from mingus_engine import bounds
 from mingus_engine.errors import StoreUnreachable
-from mingus_engine.jobs.files import restore as restoring
+from mingus_engine.jobs.files import owning
 from mingus_engine.jobs.files.walking import Walking
 from mingus_engine.sources.files import parts
 from mingus_engine.store.faulty import Fault
@@ -232,10 +232,10 @@ def test_owners_come_back_by_name_where_the_ids_differ(
 
         pw_uid, gr_gid = 4711, 4712
 
-    real = restoring.pwd.getpwnam, restoring.grp.getgrnam
+    real = owning.pwd.getpwnam, owning.grp.getgrnam
     here = {"nobody", "nogroup"}
-    monkeypatch.setattr(restoring.pwd, "getpwnam", lambda name: Other() if name in here else real[0](name))
-    monkeypatch.setattr(restoring.grp, "getgrnam", lambda name: Other() if name in here else real[1](name))
+    monkeypatch.setattr(owning.pwd, "getpwnam", lambda name: Other() if name in here else real[0](name))
+    monkeypatch.setattr(owning.grp, "getgrnam", lambda name: Other() if name in here else real[1](name))
     directory, _ = one.restore("back", owners="names")
     named, nameless = (directory / "tree" / name for name in ("of nobody", "of no name"))
     assert (named.stat().st_uid, named.stat().st_gid) == (4711, 4712)
