@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mingus_engine import bounds
+from mingus_engine import bounds, rescue
 from mingus_engine.codec.entries import MAP_PAIR_BYTES, decode_extents
 from mingus_engine.errors import Damaged
 from mingus_engine.jobs.files import in_place
 from mingus_engine.sources.files import reading
-from tests.support.file_sets import FileSet, tick
+from tests.support.file_sets import SOURCE, FileSet, tick
 
 SIZE = 20_000_000
 
@@ -115,8 +115,11 @@ def test_every_state_of_a_file_that_is_changed_all_over_comes_back(one: FileSet)
         assert digest(directory / "tree" / "image") == expected
         (directory / "tree" / "image").unlink()
     with one.repository() as repository:
-        assert len(list(repository.list_snapshots("documents"))) == len(states)
+        assert len(list(repository.list_snapshots(SOURCE))) == len(states)
     assert most > 30, "nothing was changed in place"
+    assert one.verify().ok
+    rescue.main([str(one.root / "first"), "restore", SOURCE, str(one.root / "rescued")], os.environ[one.variable])
+    assert digest(one.root / "rescued" / "tree" / "image") == states[-1][1]
 
 
 def test_a_file_changed_here_and_there_again_and_again_does_not_fall_to_pieces(
