@@ -37,6 +37,7 @@ class Console:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
         self._out: TextIO = sys.stdout
         self._status = StatusLine(sys.stderr)
+        self._listed: tuple[str, int] | None = None
 
     def lines(self, lines: Iterable[str]) -> None:
         """Part of the human result."""
@@ -50,8 +51,32 @@ class Console:
 
     def document(self, value: Mapping[str, Any]) -> None:
         """The JSON result; nothing without ``--json``."""
-        if self.as_json:
-            self._write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
+        if not self.as_json:
+            return
+        text = json.dumps(value, default=_plain, ensure_ascii=False, indent=2)
+        if self._listed is not None:
+            key, count = self._listed
+            self._listed = None
+            if not count:
+                self._write(f"{{\n  {json.dumps(key)}: [")
+            self._write("\n  ]" + (f",{text[1:]}" if value else "\n}") + "\n")
+        else:
+            self._write(text + "\n")
+
+    def begin_list(self, key: str) -> None:
+        """The JSON result begins with the list *key*, whose members :meth:`item` writes as they come; ``document`` adds
+        what else there is.
+        """
+        self._listed = key, 0
+
+    def item(self, value: Mapping[str, Any]) -> None:
+        """The next member of the list; nothing without ``--json``."""
+        if not self.as_json or self._listed is None:
+            return
+        key, count = self._listed
+        self._listed = key, count + 1
+        self._write(f"{{\n  {json.dumps(key)}: [\n    " if not count else ",\n    ")
+        self._write(json.dumps(value, default=_plain, ensure_ascii=False))
 
     def json_line(self, value: Mapping[str, Any]) -> None:
         """One JSON document of several, on a line of its own; nothing without ``--json``."""

@@ -27,11 +27,6 @@ def add(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--database", metavar="N[=M]", action="append", default=[], type=_database,
             help="only database N of the snapshot, into M; may be repeated; default: all, each into its own",
         ),
-        group.add_argument(
-            "--conflict", choices=("fail", "skip", "replace"), default="fail",
-            help="when a key is there already: write nothing at all (default; then everything goes into an empty server"
-            " only), keep what is there, or replace it",
-        ),
         group.add_argument("--rate", metavar="KEYS", type=whole_number, help="at most so many keys per second"),
         group.add_argument(
             "--rate-bytes", metavar="BYTES", type=whole_number, help="at most so many bytes per second"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
+# Rows of a long table that are waited for before its columns are as wide as they shall be.
+_AHEAD = 1000
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -70,6 +72,40 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Colle
         padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(padded).rstrip())
     return lines
+
+
+class Columns:
+    """A table of any length, written while its rows come: the first of them decide how wide its columns are.
+
+    :param write: is given each line. :param right: as of :func:`table`.
+    """
+
+    def __init__(self, headers: Sequence[str], write: Callable[[str], None], *, right: Collection[int] = ()) -> None:
+        self._headers, self._write, self._right = headers, write, right
+        self._waiting: list[list[str]] = []
+        self._widths: list[int] = []
+
+    def add(self, row: Sequence[str]) -> None:
+        """One more row."""
+        cells = [safe(cell) for cell in row]
+        if self._widths:
+            self._line(cells)
+            return
+        self._waiting.append(cells)
+        if len(self._waiting) >= _AHEAD:
+            self.end()
+
+    def end(self) -> None:
+        """No more come: write what waits; nothing where there was none at all."""
+        if self._waiting:
+            rows, self._waiting = [list(self._headers), *self._waiting], []
+            self._widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            for row in rows:
+                self._line(row)
+
+    def _line(self, row: Sequence[str]) -> None:
+        cells = enumerate(zip(row, self._widths, strict=True))
+        self._write("  ".join(c.rjust(w) if i in self._right else c.ljust(w) for i, (c, w) in cells).rstrip())
 
 
 def fields(pairs: Iterable[tuple[str, str]], *, indent: str = "") -> list[str]:

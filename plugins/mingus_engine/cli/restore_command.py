@@ -16,6 +16,11 @@ from mingus_engine.cli.session import Session
 # Each has ``add(parser)``, which gives the options it added, and ``run(args, session)``.
 _KINDS: Mapping[str, ModuleType] = {"postgres": restore_postgres, "redis": restore_redis, "files": restore_files}
 
+_CONFLICTS: Mapping[str, Sequence[str]] = {
+    "redis": ("fail", "skip", "replace"),
+    "files": ("fail", "skip", "newer", "overwrite"),
+}
+
 
 def add(commands: Subparsers) -> None:
     """The parser."""
@@ -37,7 +42,23 @@ def add(commands: Subparsers) -> None:
         help="into a running server: a destination or source of the settings, or a URI without a password: of libpq"
         " (PGPASSWORD, PGPASSFILE), or redis://, rediss://, unix:// (REDISCLI_AUTH)",
     )  # fmt: skip
-    parser.set_defaults(of_kind={kind: module.add(parser) for kind, module in _KINDS.items()})
+    delta = parser.add_argument(
+        "--delta", action="store_true",
+        help="PostgreSQL: DIRECTORY holds this cluster (no server may run on it); files: the place holds them; or"
+        " either a restore that was interrupted: write only what differs, remove what is not in the snapshot",
+    )  # fmt: skip
+    conflict = parser.add_argument(
+        "--conflict", choices=("fail", "skip", "newer", "overwrite", "replace"), default="fail",
+        help="when a key (Redis, with --into) or a file is there already: write nothing at all (default; of Redis"
+        " everything goes into an empty server only then), or skip what is there; Redis: replace it; files: overwrite"
+        " it where the snapshot's is newer, or always (with --delta: compare contents, whatever size and time say)",
+    )  # fmt: skip
+    of_kind = {kind: module.add(parser) for kind, module in _KINDS.items()}
+    for kind in ("postgres", "files"):
+        of_kind[kind].append(delta)
+    for kind in _CONFLICTS:
+        of_kind[kind].append(conflict)
+    parser.set_defaults(of_kind=of_kind)
 
 
 def run(args: argparse.Namespace, session: Session) -> int:
@@ -49,6 +70,8 @@ def run(args: argparse.Namespace, session: Session) -> int:
 
     kind = session.run(lambda context: kinds.kind_of(session.settings, args.source, args.repository, context))
     _refuse_foreign(args, kind)
+    if args.conflict not in _CONFLICTS.get(kind, (args.conflict,)):
+        raise UsageError(f"--conflict {args.conflict} is not for {kind}: {', '.join(_CONFLICTS[kind])}")
     return int(_KINDS[kind].run(args, session))
 
 

@@ -22,11 +22,6 @@ def add(parser: argparse.ArgumentParser) -> list[argparse.Action]:
             "--tablespace", metavar="OID=DIR", action="append", default=[], type=_tablespace,
             help="put a tablespace elsewhere, by its OID or its original directory; may be repeated",
         ),
-        group.add_argument(
-            "--delta", action="store_true",
-            help="DIRECTORY holds this cluster (no server may run on it), or a restore that was interrupted: write only"
-            " what differs, remove what is not in the snapshot",
-        ),
         *add_timeline(recovery),
         recovery.add_argument(
             "--action", choices=("promote", "pause", "shutdown"), default="promote",

@@ -46,9 +46,9 @@ def children(entries: Iterable[Entry], path: bytes, *, recursive: bool) -> Itera
             continue
         first, deeper, _ = entry.path[len(prefix) :].partition(b"/")
         if recursive or not deeper:
-            if entry.path not in shown:
+            if entry.kind == FileKind.DIRECTORY and not recursive:
                 shown.add(entry.path)
-                yield file_info(entry)
+            yield file_info(entry)
         elif prefix + first not in shown:
             shown.add(prefix + first)
             yield FileInfo(_text(prefix + first), "directory", _DIRECTORY_MODE, entry.uid, entry.gid, 0, _time(entry))

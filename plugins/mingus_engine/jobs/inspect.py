@@ -13,6 +13,7 @@ from typing import Any
 
 from mingus_engine import bounds, ulids
 from mingus_engine.codec.entries import Entry
+from mingus_engine.codec.shards import TabledEntry
 from mingus_engine.errors import NoSuchSnapshot
 from mingus_engine.jobs import reading
 from mingus_engine.jobs.context import JobContext
@@ -109,30 +110,34 @@ def list_files(
     snapshot: str,
     path: str = "",
     *,
+    into: Callable[[FileInfo], None],
     recursive: bool = False,
     source: str | None = None,
     repository: str | None = None,
     context: JobContext,
 ) -> FileListing:
-    """The file *path*, or what is in the directory *path* (with *recursive*: at any depth).
+    """Give *into* the file *path*, or what is in the directory *path* (with *recursive*: at any depth), in path order.
 
     :raises NoSuchSnapshot: no such snapshot, or nothing of that path in it.
     """
     with holding(settings, snapshot, source, repository, context) as (place, manifest):
-        there: set[bytes] = {b""}
+        wanted, count = _raw(path), 0
+        there = not wanted
 
         def entries() -> Iterator[Entry]:
-            for tabled in SnapshotReader(place, manifest).files():
+            nonlocal there
+            for entry in _entries(SnapshotReader(place, manifest), wanted):
                 context.checkpoint()
-                if tabled.entry.path == _raw(path):
-                    there.add(tabled.entry.path)
-                yield tabled.entry
+                there = there or entry.path == wanted
+                yield entry
 
         with reading.announced(place, manifest, context):
-            files = tuple(children(entries(), _raw(path), recursive=recursive))
-        if not files and _raw(path) not in there:
+            for file in children(entries(), wanted, recursive=recursive):
+                count += 1
+                into(file)
+        if not count and not there:
             raise _no_file(path, manifest)
-        return FileListing(manifest.name.source, manifest.ulid, place.name, files)
+        return FileListing(manifest.name.source, manifest.ulid, place.name, count)
 
 
 def read_file(
@@ -154,10 +159,13 @@ def read_file(
         reading.announced(place, manifest, context),
     ):
         reader, wanted = SnapshotReader(place, manifest), _raw(path)
-        for tabled in reader.files():
+        for number in reader.shards_within([(wanted, wanted + b"\0")]):
             context.checkpoint()
-            if tabled.entry.path != wanted:
+            table, entries = reader.shard(number)
+            found = next((entry for entry in entries if entry.path == wanted), None)
+            if found is None:
                 continue
+            tabled = TabledEntry(found, table)
             if tabled.entry.kind != FileKind.FILE:
                 raise _no_file(path, manifest, f"{path} is a {FileKind(tabled.entry.kind).name.lower()}")
             for _, data, length in reader.data(tabled):
@@ -236,6 +244,14 @@ def _proofs(place: Repository, source: str) -> dict[tuple[str, str], Proof]:
             proof = Proof(record.text("level"), record.facts.get("ok") is True, ulids.made_at(name.ulid))
             found[record.text("snapshot"), record.text("digest_of")] = proof
     return found
+
+
+def _entries(reader: SnapshotReader, path: bytes) -> Iterator[Entry]:
+    """Entries in path order, of the shards that may hold *path* or what is below it."""
+    numbers = reader.shards_within([(path, path + b"\0"), (path + b"/", path + b"0")]) if path else None
+    for table in reader.tables(numbers):
+        for number in range(len(table)):
+            yield table.entry(number)
 
 
 def _zeros(length: int) -> Iterator[memoryview]:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from mingus_engine.jobs.file_listing import FileInfo
-
 
 @dataclass(frozen=True)
 class Proof:
@@ -98,9 +96,9 @@ class RunListing:
 
 @dataclass(frozen=True)
 class FileListing:
-    """Files of a snapshot, in path order."""
+    """Of what files were listed, and how many."""
 
     source: str
     snapshot: str
     repository: str
-    files: tuple[FileInfo, ...]
+    count: int
