@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import mingus_engine
 from mingus_engine.cli import (
+    alert_command,
     arguments,
     backup_command,
     check_command,
@@ -48,6 +49,7 @@ _COMMANDS = (
     restore_command,
     runs_command,
     keys_command,
+    alert_command,
 )
 _EXIT_CODES = """\
 exit codes: 0 done · 1 unexpected · 2 usage or settings · 3 keys · 4 repository's store · 5 store full ·
