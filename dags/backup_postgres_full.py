@@ -39,6 +39,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import PgBaseBackupOperator
 from mingus_airflow.pipelines import back_up_each
 from mingus_airflow.selection import level_param, sources_param
@@ -56,7 +57,7 @@ with DAG(
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=36),
     tags=["mingus", "backup", "postgres"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "backup_postgres_full"),
     params={
         "sources": sources_param(SOURCES),
         "level": level_param(),

@@ -38,6 +38,7 @@ from functools import partial
 
 from airflow.sdk import DAG, Param
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import PgBaseBackupOperator
 from mingus_airflow.pipelines import back_up_each
 from mingus_airflow.selection import LEVELS, sources_param
@@ -55,7 +56,7 @@ with DAG(
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=12),
     tags=["mingus", "backup", "postgres"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "backup_postgres_incremental"),
     params={
         "sources": sources_param(SOURCES),
         "level": Param(

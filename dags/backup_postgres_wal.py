@@ -40,6 +40,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import PgWalArchiveOperator
 from mingus_airflow.pipelines import SHOWN, chosen_sources
 from mingus_airflow.selection import sources_param
@@ -57,7 +58,7 @@ with DAG(
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=24),
     tags=["mingus", "backup", "postgres", "wal"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "backup_postgres_wal"),
     params={
         "sources": sources_param(SOURCES),
     },

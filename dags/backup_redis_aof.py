@@ -40,6 +40,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import RedisAofOperator
 from mingus_airflow.pipelines import back_up_each
 from mingus_airflow.selection import sources_param
@@ -57,7 +58,7 @@ with DAG(
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=12),
     tags=["mingus", "backup", "redis"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "backup_redis_aof"),
     params={
         "sources": sources_param(SOURCES),
     },

@@ -45,6 +45,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import RedisSnapshotOperator
 from mingus_airflow.pipelines import back_up_each
 from mingus_airflow.selection import level_param, sources_param
@@ -62,7 +63,7 @@ with DAG(
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=36),
     tags=["mingus", "backup", "redis"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "backup_redis_snapshot"),
     params={
         "sources": sources_param(SOURCES),
         "level": level_param(),

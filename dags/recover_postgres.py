@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import (
     PgExtractOperator,
     PgRecoveryPlanOperator,
@@ -52,7 +53,7 @@ with DAG(
     catchup=False,
     max_active_runs=16,
     tags=["mingus", "recovery", "postgres"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "recover_postgres"),
     params={
         **common_fields(
             SETTINGS,

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import RedisRecoveryPlanOperator, RedisRestoreOperator
 from mingus_airflow.recovering import TEXT, common_fields, destinations, recover
 from mingus_airflow.recovery_redis import CONFLICTS, FORMS
@@ -54,7 +55,7 @@ with DAG(
     catchup=False,
     max_active_runs=16,
     tags=["mingus", "recovery", "redis"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "recover_redis"),
     params={
         **common_fields(
             SETTINGS,

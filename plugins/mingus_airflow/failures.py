@@ -37,6 +37,13 @@ def as_airflow(error: MingusError, log: logging.Logger, what: str) -> AirflowExc
         log.error("hint: %s", redacted(error.hint))
     if error.transient:
         log.warning("this may pass by itself: Airflow tries again while retries are left")
-        return AirflowException(text)
+        return _explained(AirflowException(text), error)
     log.warning("the same call would fail again: not retried; clear the task when the cause is mended")
-    return AirflowFailException(text)
+    return _explained(AirflowFailException(text), error)
+
+
+def _explained(raised: AirflowException, error: MingusError) -> AirflowException:
+    """*raised*, with what an alert says besides its text."""
+    raised.mingus_cause = type(error).__name__
+    raised.mingus_hint = redacted(error.hint)
+    return raised

@@ -7,6 +7,7 @@ from functools import partial
 
 from airflow.sdk import DAG, Param
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import FileBackupOperator
 from mingus_airflow.operators.back_up import FULL, INCREMENTAL
 from mingus_airflow.pipelines import back_up_each
@@ -77,7 +78,7 @@ def back_up_file_sets(
         max_active_runs=1,
         dagrun_timeout=most,
         tags=["mingus", "backup", "files"],
-        default_args={"owner": "mingus"},
+        **told(settings, dag_id),
         params={"sources": sources_param(sets), "kind": kind, **({"level": level_param()} if prove else {})},
     ) as dag:
         back_up_each(

@@ -23,8 +23,11 @@ def parse(path: Path) -> Any:
 
 @pytest.fixture
 def dag_bag(settings_file: Path) -> Any:
-    """All DAGs of dags/."""
-    return parse(ROOT / "dags")
+    """All DAGs of dags/, without their deadlines: ``dag.test()`` of Airflow 3.3 breaks off on them when a run ends."""
+    bag = parse(ROOT / "dags")
+    for dag in bag.dags.values():
+        dag.deadline = None
+    return bag
 
 
 @pytest.fixture

@@ -52,7 +52,9 @@ class Event:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Event:
-        """The event of :meth:`as_dict`; what another version wrote besides is left out."""
-        names = {spec.name for spec in dataclasses.fields(cls)}
-        known = {key: value for key, value in document.items() if key in names}
+        """The event of :meth:`as_dict`; what another version wrote besides, or is of another type, is left out."""
+        types = {spec.name: int if spec.name == "tries" else str for spec in dataclasses.fields(cls)}
+        known: dict[str, Any] = {
+            key: value for key, value in document.items() if key in types and isinstance(value, types[key])
+        }
         return cls(**{"kind": FAILURE, "severity": CRITICAL, **known})

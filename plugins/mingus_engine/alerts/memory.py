@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from mingus_engine import ulids
@@ -120,7 +121,7 @@ class Memory:
             return None
         severity = kinds.CRITICAL if any(i.get("severity") == kinds.CRITICAL for i in ended) else kinds.WARNING
         since = min(str(i.get("since", "")) for i in ended)
-        return since, severity, sum(int(i.get("count", 1)) for i in ended)
+        return since, severity, sum(max(1, int(_number(i.get("count")))) for i in ended)
 
     def _path(self, event: Event) -> Path:
         return self._incidents / f"{_digest(event.dag, event.task, event.source)}-{_digest(event.cause)}.json"
@@ -132,7 +133,7 @@ class Memory:
             return False
         path = self._path(event)
         incident = files.read(path) or {}
-        age = now - float(incident.get("told_at", 0))
+        age = now - _number(incident.get("told_at"))
         wait = self._settings.alerts.repeat_interval_s if incident.get("confirmed") else _DELIVERY_MAX_S
         fresh = not 0 <= age < wait
         if fresh and age > _INCIDENT_MAX_AGE_S:
@@ -140,7 +141,7 @@ class Memory:
         files.write(path, {
             "dag": event.dag, "task": event.task, "source": event.source, "cause": event.cause,
             "kind": event.kind, "severity": event.severity, "since": incident.get("since", event.at),
-            "count": int(incident.get("count", 0)) + 1,
+            "count": int(_number(incident.get("count"))) + 1,
             "told_at": now if fresh else incident["told_at"],
             "confirmed": False if fresh else bool(incident.get("confirmed")),
         })  # fmt: skip
@@ -151,9 +152,12 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
-def _seconds(at: str, otherwise: float) -> float:
-    from datetime import datetime
+def _number(value: object) -> float:
+    """*value* of a file that anybody may have written."""
+    return float(value) if isinstance(value, int | float) else 0.0
 
+
+def _seconds(at: str, otherwise: float) -> float:
     try:
         return datetime.fromisoformat(at).timestamp()
     except ValueError:

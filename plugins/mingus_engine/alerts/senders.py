@@ -57,8 +57,9 @@ def mail_of(sender: str, to: Sequence[str], message: Message, *, short: bool = F
         mail.set_content(message.short)
         return mail
     mail["Subject"] = message.subject
-    mail.set_content(message.text)
-    mail.add_alternative(message.html, subtype="html")
+    # 7-bit whatever the text: providers hand mails on as text, and not every server takes eight bits.
+    mail.set_content(message.text, cte="quoted-printable")
+    mail.add_alternative(message.html, subtype="html", cte="quoted-printable")
     return mail
 
 

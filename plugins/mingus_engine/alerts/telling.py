@@ -38,6 +38,9 @@ class Teller:
 
         :param others: more of the same run may fail alike: wait for them.
         """
+        if not self.senders:
+            self.log(f"alert: no channel is set up, nobody is told: {event.what}")
+            return
         memory = Memory(self.settings)
         try:
             group = memory.put(event)
@@ -72,6 +75,8 @@ class Teller:
 
     def sweep(self) -> None:
         """Take up what a killed process left, or nobody could be told; one thing at a time: it may take a minute."""
+        if not self.senders:
+            return
         memory = Memory(self.settings)
         try:
             for path in memory.left_over()[:1]:

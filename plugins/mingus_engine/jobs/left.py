@@ -18,7 +18,9 @@ UNKNOWN = "unknown: the repositories did not answer quickly; `mingus windows` an
 
 
 def left(settings: Settings, sources: Sequence[str], *, timeout_s: float = LOOK_TIMEOUT_S) -> dict[str, str]:
-    """For each of *sources* what can be recovered, or why that is not known. Takes *timeout_s* at most; never raises."""
+    """For each of *sources* what can be recovered, or why that is not known. Takes *timeout_s* at most; never
+    raises.
+    """
     context = JobContext()
     found = dict.fromkeys(sources, UNKNOWN)
     answers: dict[str, str] = {}
