@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import HealthCheckOperator
 from mingus_airflow.wiring import load_settings, schedule, wiring
 
@@ -24,6 +25,6 @@ with DAG(
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=3),
     tags=["mingus", "health"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "health_check"),
 ):
     HealthCheckOperator(task_id="check", **wiring(SETTINGS).arguments("health_check"))

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import ProbeOperator
 from mingus_airflow.wiring import load_settings, schedule, wiring
 
@@ -23,6 +24,6 @@ with DAG(
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=1),
     tags=["mingus", "health"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "probe"),
 ):
     ProbeOperator(task_id="probe", **wiring(SETTINGS).arguments("probe"))

@@ -36,6 +36,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import RecoveryTestOperator, RecoveryTestReportOperator
 from mingus_airflow.pipelines import SHOWN, chosen_sources
 from mingus_airflow.selection import sources_param
@@ -52,7 +53,7 @@ with DAG(
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=48),
     tags=["mingus", "recovery", "verification"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "recovery_test"),
     params={
         "sources": sources_param(SOURCES),
         "repository": Param(
