@@ -1,4 +1,5 @@
-"""Chunk id → where the chunk lies: a hash table in a file without a name, so that memory does not grow with it.
+"""Chunk id → where the chunk lies: a hash table in memory, and from some size on in a file without a name, so that
+memory does not grow with it.
 
 Open addressing with linear probing, 52 bytes a slot, doubled when it is two thirds full. Nothing readable rests on the
 disk: ids are keyed hashes. Read and written by the page, not mapped: what is mapped would count as the engine's memory.
@@ -10,8 +11,9 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from mingus_engine import bounds
 from mingus_engine.repository import spool
@@ -23,6 +25,8 @@ CHUNK_ID_BYTES = 32
 _SLOT = struct.Struct("<32sIIIII")
 _SLOTS_AT_FIRST = 1 << 14
 _PROBED = 8
+# 13.6 MB for 170,000 chunks. In a file each look is a system call, at which a thread lets go of the interpreter.
+_MEMORY_SLOTS = 1 << 18
 _READ_SLOTS = 1 << 14
 
 
@@ -46,8 +50,7 @@ class ChunkTable:
     def __init__(self, spool_path: Path, max_bytes: int = bounds.GIB) -> None:
         self._spool_path, self._max_bytes = spool_path, max_bytes
         self._slots = _SLOTS_AT_FIRST
-        self._file = open_spool(spool_path)
-        self._file.truncate(self._slots * _SLOT.size)
+        self._space = _space(self._slots, spool_path)
         self._lock = threading.Lock()
         self.count = 0
         self.full = False
@@ -70,13 +73,13 @@ class ChunkTable:
 
     def close(self) -> None:
         """Let go of the file. Idempotent."""
-        self._file.close()
+        self._space.close()
 
     def _find(self, chunk: bytes) -> tuple[int, ChunkPlace | None]:
         slot = int.from_bytes(chunk[:8], "little") % self._slots
         while True:
             count = min(_PROBED, self._slots - slot)
-            raw = os.pread(self._file.fileno(), count * _SLOT.size, slot * _SLOT.size)
+            raw = self._space.read(slot * _SLOT.size, count * _SLOT.size)
             for known, pack, position, sealed, offset, length in _SLOT.iter_unpack(raw):
                 if not pack:
                     return slot, None
@@ -87,25 +90,65 @@ class ChunkTable:
 
     def _write(self, slot: int, chunk: bytes, p: ChunkPlace) -> None:
         raw = _SLOT.pack(chunk, p.pack + 1, p.position, p.sealed_bytes, p.offset, p.length)
-        spool.write_at(self._file, slot * _SLOT.size, raw)
+        self._space.write(slot * _SLOT.size, raw)
 
     def _grow(self) -> bool:
         if self.full or 2 * self._slots * _SLOT.size > self._max_bytes:
             self.full = True
             return False
-        old, slots = self._file, self._slots
-        self._file = open_spool(self._spool_path)
-        self._slots = 2 * slots
-        self._file.truncate(self._slots * _SLOT.size)
-        with old:
-            for chunk, place in _slots(old.fileno(), slots):
+        old, slots = self._space, self._slots
+        self._space, self._slots = _space(2 * slots, self._spool_path), 2 * slots
+        with closing(old):
+            for chunk, place in _slots(old, slots):
                 self._write(self._find(chunk)[0], chunk, place)
         return True
 
 
-def _slots(descriptor: int, slots: int) -> Iterator[tuple[bytes, ChunkPlace]]:
+class _Space(Protocol):
+    """Bytes, zero at first."""
+
+    def read(self, at: int, length: int) -> bytes: ...
+    def write(self, at: int, data: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+class _Memory:
+    def __init__(self, size: int) -> None:
+        self._bytes = bytearray(size)
+
+    def read(self, at: int, length: int) -> bytes:
+        return bytes(self._bytes[at : at + length])
+
+    def write(self, at: int, data: bytes) -> None:
+        self._bytes[at : at + len(data)] = data
+
+    def close(self) -> None:
+        self._bytes = bytearray()
+
+
+class _File:
+    def __init__(self, size: int, spool_path: Path) -> None:
+        self._file = open_spool(spool_path)
+        self._file.truncate(size)
+
+    def read(self, at: int, length: int) -> bytes:
+        return os.pread(self._file.fileno(), length, at)
+
+    def write(self, at: int, data: bytes) -> None:
+        spool.write_at(self._file, at, data)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _space(slots: int, spool_path: Path) -> _Space:
+    size = slots * _SLOT.size
+    return _Memory(size) if slots <= _MEMORY_SLOTS else _File(size, spool_path)
+
+
+def _slots(space: _Space, slots: int) -> Iterator[tuple[bytes, ChunkPlace]]:
     for at in range(0, slots, _READ_SLOTS):
-        raw = os.pread(descriptor, min(_READ_SLOTS, slots - at) * _SLOT.size, at * _SLOT.size)
+        raw = space.read(at * _SLOT.size, min(_READ_SLOTS, slots - at) * _SLOT.size)
         for chunk, pack, position, sealed, offset, length in _SLOT.iter_unpack(raw):
             if pack:
                 yield chunk, ChunkPlace(pack - 1, position, sealed, offset, length)

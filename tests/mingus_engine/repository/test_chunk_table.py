@@ -1,9 +1,11 @@
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mingus_engine import bounds
+from mingus_engine.repository import chunk_table
 from mingus_engine.repository.chunk_table import ChunkPlace, ChunkTable
 
 
@@ -11,7 +13,11 @@ def chunk(number: int) -> bytes:
     return number.to_bytes(32, "little")
 
 
-def test_what_was_added_is_found_however_often_the_table_grew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [0, 1 << 14, 1 << 18], ids=["in a file", "first in memory", "in memory"])
+def test_what_was_added_is_found_however_often_the_table_grew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr(chunk_table, "_MEMORY_SLOTS", in_memory)
     table = ChunkTable(tmp_path)
     for i in range(30_000):
         table.add(chunk(i * 7), ChunkPlace(i, i + 1, i + 2, i + 3, i + 4))

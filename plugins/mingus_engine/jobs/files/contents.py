@@ -114,7 +114,8 @@ class Contents:
             chunk = blake3(content.data, key=self._storing.key).digest() if content.data else b""
             hashes = chunk[: bounds.BLOCK_HASH_BYTES]
             if self._has_other_content(wanted, hashes):
-                self._differs(wanted, dense=self._storing.incompressible(content.data))
+                # Of a first backup nobody asks: nothing was replaced.
+                self._differs(wanted, dense=self._parent is not None and self._storing.incompressible(content.data))
             elif self._taken_over(wanted, content, hashes):
                 continue
             if size + len(content.data) > bounds.BLOB_PLAIN_BYTES:
