@@ -29,6 +29,10 @@ def add(commands: Subparsers) -> None:
     add_snapshot(parser, "which snapshot; default: the newest")
     add_target(parser, "recover to this moment and check that the server ends exactly there; also random[:SEED]")
     add_timeline(parser)
+    parser.add_argument(
+        "--whole", action="store_true",
+        help="of files: restore all of it, also where verify.sample_share lets tests take turns",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, session: Session) -> int:
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace, session: Session) -> int:
                 settings, args.source,
                 repository=args.repository or wanted.repository or settings.chain(args.source)[-1],
                 snapshot=args.snapshot, level=args.level or ("L4" if args.to else wanted.level), context=context,
-                to=args.to, timeline=args.timeline, inclusive=args.inclusive,
+                to=args.to, timeline=args.timeline, inclusive=args.inclusive, whole=args.whole,
             )
         )  # fmt: skip
     except VerificationFailed as error:
@@ -67,6 +71,8 @@ def _show(console: Console, report: dict[str, Any]) -> None:
         ("level", str(report["level"])),
         ("result", "proven" if report["ok"] else "NOT GOOD"),
     ]
+    if sample := report.get("sample"):
+        pairs.append(("share", f"{sample['part'] + 1} of {sample['of']}, round {sample['cycle']}: counts as L1"))
     pairs += [("read", output.size(report["bytes_read"]))] if report.get("bytes_read") else []
     pairs += [(label, output.duration(report[key])) for label, key in _TIMES if report.get(key) is not None]
     pairs += [("proof", str(report["proof"]))] if report.get("proof") else []

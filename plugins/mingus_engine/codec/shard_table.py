@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import copy
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from mingus_engine import bounds
@@ -53,6 +54,14 @@ class ShardTable:
             )  # fmt: skip
         if at != len(raw):
             raise Damaged(f"{what}: its records do not add up to its {len(raw)} bytes")
+
+    def only(self, numbers: Sequence[int]) -> ShardTable:
+        """The same shard with no entries but those at *numbers*, ascending."""
+        part = copy.copy(self)
+        part.records = [self.records[number] for number in numbers]
+        part.paths = [self.paths[number] for number in numbers]
+        part._starts = [self._starts[number] for number in numbers]
+        return part
 
     def __len__(self) -> int:
         return len(self.records)

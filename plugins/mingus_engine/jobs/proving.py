@@ -5,8 +5,9 @@ whole), puts the proof and reports: a :class:`Prover` reads, restores and starts
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mingus_engine.checks import Check
 from mingus_engine.errors import SettingsError
@@ -20,12 +21,14 @@ class Wanted:
 
     :param snapshot: ULID or its beginning; ``None``: the newest, or what leads to the target. :param to: recovery
         target, or ``random[:SEED]``; ``None``: the snapshot itself. :param timeline, inclusive: of a target.
+    :param whole: also where the settings let tests take turns.
     """
 
     snapshot: str | None = None
     to: str | None = None
     timeline: int | None = None
     inclusive: bool = True
+    whole: bool = False
 
 
 class Prover(Protocol):
@@ -41,6 +44,14 @@ class Prover(Protocol):
     bytes_read: int
     rto_s: float | None
     rpo_s: float | None
+
+    @property
+    def sample(self) -> Mapping[str, int] | None:
+        """Which share of the snapshot was restored; ``None``: all of it."""
+
+    @property
+    def evidence(self) -> Mapping[str, Any]:
+        """What the next proof wants to know of this one; sealed in its record."""
 
     def climb(self, reader: SnapshotReader, level: int) -> list[Check]:
         """The rungs from L2 to *level* (2 to 4). Nothing is left behind, whatever happens.
@@ -60,3 +71,17 @@ def random_seed(to: str | None) -> int | None:
     if seed and not seed.isdecimal():
         raise SettingsError(f"{to!r}: the seed is not a number")
     return int(seed) if seed else secrets.randbits(32)
+
+
+class WholeProver:
+    """What provers have in common that always restore all of a snapshot, and remember nothing."""
+
+    @property
+    def sample(self) -> Mapping[str, int] | None:
+        """Everything."""
+        return None
+
+    @property
+    def evidence(self) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}

@@ -5,6 +5,7 @@ A failed test is a proof, too: it is stored before the job fails. Proofs count i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,8 @@ class VerifyReport(Report):
         one may still be good. ``None``: nothing was restored.
     :param target: the moment that was recovered to, ``None``: the end of the snapshot. :param seed: that chose it.
     :param not_available: checks that could not be made because something is not installed; they prove nothing.
-    :param proof: ULID of the record.
+    :param proof: ULID of the record. :param sample: which share was restored (``part`` of ``of``, in which ``cycle``);
+        ``None``: all. The record of a share counts as L1, which is what was proven of all.
     """
 
     repository: str
@@ -49,6 +51,7 @@ class VerifyReport(Report):
     proof: str = ""
     target: str | None = None
     seed: int | None = None
+    sample: dict[str, int] | None = None
 
 
 class VerificationRefuted(VerificationFailed):
@@ -72,6 +75,7 @@ def verify(
     to: str | None = None,
     timeline: int | None = None,
     inclusive: bool = True,
+    whole: bool = False,
 ) -> VerifyReport:
     """Verify a snapshot of *source_id*, or a recovery to a moment.
 
@@ -80,7 +84,7 @@ def verify(
         settings, with *to* L4.
     :param to: recovery target (``recovery_target.FORMS``), or ``random`` (``random:SEED``): a second of the newest
         window. The server must end exactly there. :param timeline: to follow; default: the newest. :param inclusive: of
-        an LSN, time or transaction.
+        an LSN, time or transaction. :param whole: restore all of it, also where the settings let tests take turns.
     :raises NotRestorable: the target is outside what can be restored.
     :raises VerificationRefuted: it is not good. :raises MingusError: the test could not be made.
     """
@@ -93,7 +97,7 @@ def verify(
     with ExitStack() as stack:
         place = stack.enter_context(places.opened(settings, name, context))
         source = kinds.stored_source(settings, source_id, place)
-        what = Wanted(snapshot=snapshot, to=to, timeline=timeline, inclusive=inclusive)
+        what = Wanted(snapshot=snapshot, to=to, timeline=timeline, inclusive=inclusive, whole=whole)
         prover = kinds.PROVERS[source.kind](settings, source, place, what, context)
         manifest = prover.manifest
         stack.enter_context(reading.announced(place, manifest, context))
@@ -115,8 +119,9 @@ def verify(
             rpo_s=prover.rpo_s,
             target=prover.target,
             seed=prover.seed,
+            sample=dict(prover.sample) if prover.sample else None,
         )
-        report = _put_proof(place, manifest, report)
+        report = _put_proof(place, manifest, report, prover.evidence)
     if not report.ok:
         raise VerificationRefuted(report)
     return report
@@ -137,16 +142,19 @@ def _climb(
     return found, prover.bytes_read or bytes_read
 
 
-def _put_proof(place: Repository, manifest: Manifest, report: VerifyReport) -> VerifyReport:
+def _put_proof(
+    place: Repository, manifest: Manifest, report: VerifyReport, evidence: Mapping[str, Any]
+) -> VerifyReport:
     facts = {
         "snapshot": manifest.ulid,
         "digest_of": manifest.digest,
-        "level": report.level,
+        "level": "L1" if report.sample else report.level,
         "ok": report.ok,
         "at": utc_now().isoformat(),
         **({"target": report.target} if report.target else {}),
+        **({"sample": {**report.sample, "level": report.level}} if report.sample else {}),
     }
-    stored = place.put_record(records.PROOF, manifest.name.source, facts, {"report": report.as_dict()})
+    stored = place.put_record(records.PROOF, manifest.name.source, facts, {"report": report.as_dict(), **evidence})
     ulid = stored.rpartition("/")[2].partition(".")[0]
     return VerifyReport(**{**report.__dict__, "proof": ulid})
 

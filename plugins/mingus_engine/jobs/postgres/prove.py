@@ -13,13 +13,13 @@ from mingus_engine.jobs.postgres.recovery_target import Recovery, Target
 from mingus_engine.jobs.postgres.restore import find_recovery
 from mingus_engine.jobs.postgres.restore_test import RestoreTest
 from mingus_engine.jobs.postgres.windows import Recoverable
-from mingus_engine.jobs.proving import Wanted, random_seed
+from mingus_engine.jobs.proving import Wanted, WholeProver, random_seed
 from mingus_engine.repository.reader import SnapshotReader
 from mingus_engine.repository.repository import Repository, utc_now
 from mingus_engine.settings import Settings, SourceSettings
 
 
-class PostgresProver:
+class PostgresProver(WholeProver):
     """A :class:`~mingus_engine.jobs.proving.Prover`."""
 
     def __init__(

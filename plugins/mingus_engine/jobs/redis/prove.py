@@ -9,7 +9,7 @@ from mingus_engine.checks import Check
 from mingus_engine.errors import Damaged, LogMissing, ObjectMissing, SettingsError
 from mingus_engine.jobs import integrity, reading
 from mingus_engine.jobs.context import JobContext
-from mingus_engine.jobs.proving import Wanted, random_seed
+from mingus_engine.jobs.proving import Wanted, WholeProver, random_seed
 from mingus_engine.jobs.redis.contents import Contents, StoredServer
 from mingus_engine.jobs.redis.recovering import random_time, recoveries
 from mingus_engine.jobs.redis.recovery import RedisRecovery
@@ -21,7 +21,7 @@ from mingus_engine.repository.repository import Repository, utc_now
 from mingus_engine.settings import Settings, SourceSettings
 
 
-class RedisProver:
+class RedisProver(WholeProver):
     """A :class:`~mingus_engine.jobs.proving.Prover`."""
 
     def __init__(
