@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mingus_engine.cli.main import main
 from mingus_engine.jobs.files import text_diff
 from mingus_engine.jobs.files.text_diff import TextDiff
 from tests.support.file_sets import SOURCE, FileSet
@@ -109,3 +110,14 @@ def test_each_snapshot_is_compared_with_the_one_before(one: FileSet) -> None:
     )
     assert found is not None
     assert found.text.splitlines()[-2:] == ["-1", "+2"]
+
+
+def test_the_command_line_shows_it(one: FileSet, capsys: pytest.CaptureFixture[str]) -> None:
+    (one.tree / "a").write_text("host = 1\npassword = x1\n")
+    one.back_up()
+    (one.tree / "a").write_text("host = 2\npassword = x2\n")
+    one.back_up()
+    config = ["--config", str(one.root / "mingus.yaml"), "--quiet"]
+    assert main([*config, "diff", *one.snapshots(), "tree/a", "--text"]) == 0
+    assert capsys.readouterr().out.splitlines()[3:] == ["-host = 1", "+host = 2", " password = ***"]
+    assert main([*config, "diff", "latest", "latest", "--text"]) == 2

@@ -63,6 +63,10 @@ def add(commands: Subparsers) -> None:
     add_snapshot_argument(diff)
     diff.add_argument("second", metavar="SNAPSHOT", type=snapshot_name, help="the one to compare with")
     diff.add_argument("path", metavar="PATH", nargs="?", default="", help="only this and what is below it")
+    diff.add_argument(
+        "--text", action="store_true",
+        help="of configuration: a unified diff of what is text, with what looks like a secret masked",
+    )  # fmt: skip
 
 
 def run_ls(args: argparse.Namespace, session: Session) -> int:
@@ -138,6 +142,8 @@ def run_find(args: argparse.Namespace, session: Session) -> int:
 
 def run_diff(args: argparse.Namespace, session: Session) -> int:
     """Run ``diff``."""
+    if args.text:
+        return _run_text_diff(args, session)
     from mingus_engine.jobs.differing import diff_snapshots
 
     console = session.console
@@ -159,6 +165,25 @@ def run_diff(args: argparse.Namespace, session: Session) -> int:
         )
     )  # fmt: skip
     console.document(dataclasses.asdict(compared))
+    return 0
+
+
+def _run_text_diff(args: argparse.Namespace, session: Session) -> int:
+    from mingus_engine.jobs.files.text_diff import diff_between
+
+    if "latest" in (args.snapshot, args.second):
+        raise SettingsError("--text compares two snapshots by their ULIDs", hint="`mingus list` shows them")
+    found = session.run(
+        lambda context: diff_between(
+            session.settings, _source(args.source, session), args.snapshot, args.second,
+            path=args.path, repository=args.repository, context=context,
+        )
+    )  # fmt: skip
+    session.console.document(found.as_dict())
+    for line in found.text.splitlines():
+        session.console.line(line)
+    if found.cut:
+        session.console.warn("there is more than is shown: name a PATH")
     return 0
 
 
