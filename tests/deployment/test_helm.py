@@ -10,8 +10,8 @@ import yaml
 from tests.deployment.compose import ROOT, services
 
 VALUES: dict[str, Any] = yaml.safe_load((ROOT / "include" / "helm" / "values.yaml").read_text())
-# Keys that are used here, as of chart/values.schema.json and chart/values.yaml of apache/airflow; `None` = whatever is below is
-# Kubernetes' or Airflow's own.
+# Keys that are used here, as of chart/values.schema.json and chart/values.yaml of apache/airflow; `None` = whatever is
+# below is Kubernetes' or Airflow's own.
 _RESOURCES = {"replicas", "resources"}
 DOCUMENTED: dict[str, set[str] | None] = {
     "airflowVersion": None,
