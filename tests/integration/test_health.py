@@ -6,6 +6,7 @@ import dataclasses
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,11 @@ def test_a_source_that_is_not_in_the_settings_any_more_ends_and_is_no_failure(ba
     report = probe(altered(backed_up.settings, sources=()), context=JobContext())
     assert gauges(report, "snapshots") == []
     assert gauges(report, "repository_ok") == [1, 1]
+
+
+def test_two_probes_at_once_tell_the_same(backed_up: Installation) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: probe(backed_up.settings, context=JobContext()), range(2))
+    for name in ("snapshots", "storage_usage_bytes", "recovery_window_start_seconds", "repository_ok"):
+        assert gauges(one, name) == gauges(other, name) != []
+    assert list((backed_up.settings.state_path / "cache" / "health").rglob("*.tmp")) == []
