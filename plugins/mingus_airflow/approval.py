@@ -29,6 +29,8 @@ from mingus_airflow.recovery import RecoveryOrder
 from mingus_airflow.rest import AirflowApi, ApiError, run_path
 from mingus_airflow.wiring import load_settings, wiring
 
+#: Of a plan that changes files: a line for each of the first of them.
+CHANGES = "changes"
 # The answer itself is logged under this name.
 _ANSWER = "update_hitl_detail"
 # What acts on tasks of runs that it names in its body, or chooses by date: such an event names no run itself.
@@ -218,7 +220,10 @@ def question(order: RecoveryOrder, plan: Mapping[str, Any], requester: str) -> s
     lines = [f"{_code(requester)} asks for this. **Somebody else must approve it.**", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {_code(value)} |" for name, value in order.said().items()]
     lines += ["", "The plan:", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {_code(value)} |" for name, value in plan.items() if value not in (None, "", [], {})]
+    shown = {name: value for name, value in plan.items() if value not in (None, "", [], {}) and name != CHANGES}
+    lines += [f"| {name} | {_code(value)} |" for name, value in shown.items()]
+    if plan.get(CHANGES):
+        lines += ["", "What it does, the first of it:", "", *(f"- {_code(line)}" for line in plan[CHANGES])]
     return "\n".join(lines)
 
 

@@ -64,11 +64,13 @@ def recover(
     restoring: Mapping[str, type[ApprovedOperator]],
     *,
     check_type: type[OrderOperator] | None = None,
+    moments: bool = True,
 ) -> None:
     """``plan`` → (``drill`` | ``approve`` → those of *restoring*) → ``report``.
 
     :param restoring: task id → operator; each skips itself when the order is not of its mode. :param check_type: what
-        looks again at what the task ``restore`` wrote.
+        looks again at what the task ``restore`` wrote. :param moments: whether a drill ends at the moment ``to``; else
+        at the end of the snapshot that the plan chose.
     """
     bounds = wiring.arguments("recover")
     plan = plan_type(task_id="plan", order=_ORDER, **bounds)
@@ -84,7 +86,7 @@ def recover(
         snapshot=plan.output,
         repository="{{ ti.xcom_pull(task_ids='plan')['repository'] }}",
         level="L4",
-        target="{{ params.to or '' }}",
+        target="{{ params.to or '' }}" if moments else "",
         **wiring.arguments("verify"),
     )
     approve = RecoveryApprovalOperator(

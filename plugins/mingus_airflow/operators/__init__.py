@@ -3,6 +3,8 @@
 from mingus_airflow.approval import RecoveryApprovalOperator
 from mingus_airflow.operators.encrypt_and_ship import EncryptAndShipOperator
 from mingus_airflow.operators.file_backup import FileBackupOperator
+from mingus_airflow.operators.files_recovery_plan import FilesRecoveryPlanOperator
+from mingus_airflow.operators.files_restore import FilesRestoreOperator
 from mingus_airflow.operators.health_check import HealthCheckOperator, ProbeOperator
 from mingus_airflow.operators.pg_base_backup import PgBaseBackupOperator
 from mingus_airflow.operators.pg_extract import PgExtractOperator
@@ -21,6 +23,8 @@ from mingus_airflow.operators.restore_verify import RestoreVerifyOperator
 __all__ = [
     "EncryptAndShipOperator",
     "FileBackupOperator",
+    "FilesRecoveryPlanOperator",
+    "FilesRestoreOperator",
     "HealthCheckOperator",
     "PgBaseBackupOperator",
     "PgExtractOperator",

@@ -15,7 +15,7 @@ _TOLD = (
     "job", "source", "repository", "snapshot", "target", "directory", "destination", "database", "tables",
     "into_database", "left_out", "files", "bytes_written", "wal_bytes", "rows", "restored", "replaced", "skipped",
     "expired", "rto_s", "rpo_s", "duration_s", "ok",
-    "proof", "requested_by", "approved_by", "approved_at", "start_hint",
+    "actions", "kept", "lost", "proof", "requested_by", "approved_by", "approved_at", "start_hint",
     "start_hints",
 )  # fmt: skip
 
@@ -38,7 +38,7 @@ class RecoveryReportOperator(BaseOperator):
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
         """Tell it."""
         (report,) = (outcome for outcome in self.outcomes if outcome)
-        said = {key: report[key] for key in _TOLD if report.get(key) not in (None, "", [])}
+        said = {key: report[key] for key in _TOLD if report.get(key) not in (None, "", [], {})}
         for key, value in said.items():
             self.log.info("%s: %s", key, redacted(str(value)))
         failed = [check["name"] for check in report.get("checks", ()) if not check["ok"]]
