@@ -2,10 +2,10 @@
 
 Started by a person: **Trigger**, fill in the form. **plan → (drill | approve → restore) → report**.
 
-* `plan` — which snapshot, how much, where to, and **what it would do to the files** there: `+` new, `~` differs, `-` not
-  in the snapshot; how many of each, and the first by name. **Report** on its page shows it. Nothing is written. Red: the
-  order cannot be carried out as it is (no snapshot that old, a file that is there and *conflict* is `fail`); the log
-  says why.
+* `plan` — which snapshot, how much, where to, and **what it would do to the files** there: `+` new, `~` differs, `-`
+  not in the snapshot; how many of each, and the first by name. **Report** on its page shows it. Nothing is written.
+  Red: the order cannot be carried out as it is (no snapshot that old, a file that is there and *conflict* is `fail`);
+  the log says why.
 * `drill` — restores the whole set to a scratch directory, compares every byte and attribute, wipes it. Needs no
   approval.
 * `approve` — waits for **somebody else** than who triggered the run: *Required actions* of the task shows order and

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.mingus_airflow.support import FakeEngine
+from tests.dags.conftest import parse
+from tests.dags.test_backup_files import SETS
+from tests.mingus_airflow.support import ROOT, SETTINGS, FakeEngine
 
 pytestmark = [
     pytest.mark.airflow,
@@ -21,6 +24,7 @@ class Case:
     """One recovery DAG.
 
     :param job: that restores to a directory. :param writers: the tasks that write.
+    :param at: a time is settled by the plan, which chooses a snapshot.
     """
 
     kind: str
@@ -28,11 +32,13 @@ class Case:
     job: str
     writers: tuple[str, ...]
     others: tuple[str, ...] = ()
+    at: bool = False
 
 
 CASES = (
     Case("postgres", "ledger", "restore", ("restore", "extract"), ("check",)),
     Case("redis", "sessions", "restore_redis", ("restore",)),
+    Case("files", "letters", "restore_files", ("restore",), at=True),
 )
 
 
@@ -43,8 +49,11 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def recovery(dag_bag: Any, case: Case) -> Any:
+def recovery(dag_bag: Any, case: Case, settings_file: Path) -> Any:
     """The recovery."""
+    if case.kind == "files":
+        settings_file.write_text(SETTINGS.replace("\nairflow:\n", f"{SETS}airflow:\n"))
+        return parse(ROOT / "dags" / "recover_files.py").dags["recover_files"]
     return dag_bag.dags[f"recover_{case.kind}"]
 
 
@@ -61,10 +70,10 @@ def test_the_form_has_exactly_the_fields_of_an_order(recovery: Any) -> None:
 
 def test_a_form_offers_the_sources_and_servers_of_its_own_kind_only(recovery: Any, case: Case) -> None:
     others = {other.source for other in CASES if other is not case}
-    for name in ("source", "into"):
-        offered = set(recovery.params.get_param(name).schema["enum"])
-        assert case.source in offered
-        assert not others & offered
+    offered = {name: set(recovery.params.get_param(name).schema["enum"]) for name in ("source", "into")}
+    assert case.source in offered["source"]
+    assert (case.source in offered["into"]) is (case.kind != "files")
+    assert not others & (offered["source"] | offered["into"])
 
 
 def test_everything_but_a_drill_comes_after_the_approval_and_is_not_retried(recovery: Any, case: Case) -> None:
@@ -91,7 +100,11 @@ class TestRun:
         assert {self.states(run)[task_id] for task_id in case.writers} == {"skipped"}
         calls = {name: arguments for name, _, arguments in engine.calls}
         assert calls[case.job]["dry_run"] is True
-        assert calls[case.job]["to"] == calls["verify"]["to"] == "time:2026-11-23T14:29:59Z"
+        if case.at:
+            assert calls[case.job]["at"] == "time:2026-11-23T14:29:59Z"
+            assert "to" not in calls["verify"]
+        else:
+            assert calls[case.job]["to"] == calls["verify"]["to"] == "time:2026-11-23T14:29:59Z"
         assert (calls["verify"]["snapshot"], calls["verify"]["repository"]) == ("01K0000000000000000000LEDG", "primary")
 
     def test_an_order_with_an_unknown_parameter_stops_at_the_plan(

@@ -120,6 +120,13 @@ class FakeEngine:
             },
             "postgres.windows": {"restorable_from": "2026-11-23T01:00:00+00:00", "restorable_to": None},
             "redis.restore": {"snapshot": snapshot, "repository": "primary", "plan": {"bytes": 500, "form": "rdb"}},
+            "files.restore": {
+                "snapshot": snapshot,
+                "repository": "primary",
+                "plan": {"files": 3, "bytes": 300},
+                "actions": {"created": {"count": 3, "bytes": 300}},
+                "changes": ["+ letters/one"],
+            },
             "redis.windows": {"restorable_from": None, "restorable_to": "2026-11-23T01:00:00+00:00"},
             "redis.restore_into": {"snapshot": snapshot, "repository": "primary", "selected": 7, "keys_per_s": 0},
             "recovery_test": {"ok": True, "repository": "primary", "snapshot": snapshot, "rto_s": 2.5},
@@ -127,7 +134,7 @@ class FakeEngine:
         }
         for path, more in reports.items():
             module = types.ModuleType(f"mingus_engine.jobs.{path}")
-            name = path.rpartition(".")[2] if path != "redis.restore" else "restore_redis"
+            name = {"redis.restore": "restore_redis", "files.restore": "restore_files"}.get(path, path.split(".")[-1])
             setattr(module, name, self.job(name, **more))
             if name == "recovery_test":
                 module.RecoveryTestFailed = recovery_test.RecoveryTestFailed  # type: ignore[attr-defined]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from mingus_airflow.recovery_files import FilesOrder
 from mingus_airflow.recovery_postgres import PostgresOrder
 from mingus_airflow.recovery_redis import RedisOrder
 from mingus_engine.errors import SettingsError
@@ -131,3 +134,39 @@ class TestRedis:
 
     def test_the_same_words_for_another_kind_of_source_are_another_order(self) -> None:
         assert RedisOrder.parse(RESTORE).digest(PLAN) != PostgresOrder.parse(RESTORE).digest(PLAN)
+
+
+FILES = {"source": "letters", "mode": "extract", "into": "original"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({**FILES, "directory": "/x"}, "needs either the parameter 'directory' or 'into'"),
+        ({**FILES, "into": ""}, "needs either the parameter 'directory' or 'into'"),
+        ({**FILES, "into": "spare"}, "into 'spare' is not 'original'"),
+        ({**FILES, "conflict": "replace"}, "conflict 'replace' is none of fail, skip, newer, overwrite"),
+        ({**FILES, "owners": "root"}, "owners 'root' is none of ids, names, mine"),
+        ({**FILES, "snapshot": "01K", "to": "time:2026-11-23"}, "both say from when"),
+        ({"source": "letters", "mode": "restore"}, "needs the parameter 'directory'"),
+        ({"source": "letters", "mode": "restore", "directory": "/x", "paths": ["a"]}, "'paths' is for mode 'extract'"),
+        ({"source": "letters", "mode": "restore", "directory": "/x", "delta": True}, "'delta' is for mode 'extract'"),
+        ({"source": "letters", "mode": "restore", "directory": "/x", "conflict": "skip"}, "'conflict' is for mode"),
+        ({"source": "letters", "mode": "drill", "directory": "/x"}, "a drill has its own directory"),
+        ({**FILES, "keys": ["a"]}, "has no parameter 'keys'"),
+    ],
+)
+def test_an_order_of_files_that_cannot_be_meant_is_refused(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        FilesOrder.parse(raw)
+
+
+def test_an_order_of_files_says_where_to_and_what() -> None:
+    order = FilesOrder.parse({**FILES, "paths": ["tree/a"], "conflict": "newer", "to": "time:2026-11-23"})
+    assert order.place() == {"original": True}
+    assert order.selection() == {
+        "paths": ("tree/a",), "patterns": (), "conflict": "newer", "delta": False, "owners": None
+    }  # fmt: skip
+    there = FilesOrder.parse({"source": "letters", "mode": "restore", "directory": "/x"})
+    assert there.place() == {"directory": Path("/x")}
+    assert order.digest(PLAN) != FilesOrder.parse({**FILES, "paths": ["tree/b"]}).digest(PLAN)

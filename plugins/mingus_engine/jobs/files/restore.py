@@ -301,7 +301,12 @@ class FilesRestore:
         self.lost = {sort: {"count": count, "paths": target.named[sort]} for sort, count in target.lost.items()}
 
     def list_new(self) -> None:
-        """Tell what a restore into an empty directory makes."""
+        """Tell what a restore into an empty directory makes.
+
+        :raises TargetNotEmpty: it is not.
+        """
+        if self._directory is not None and _holds_something(self._directory):
+            raise TargetNotEmpty(f"target {self._directory} is not empty")
         for table, number, _ in self._selection.of(self.reader):
             self._context.checkpoint()
             change = Change(table.paths[number], Action.CREATE, bytes=table.records[number][8])
