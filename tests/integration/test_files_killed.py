@@ -108,12 +108,12 @@ def _change(one: FileSet) -> None:
 
 
 def test_a_killed_first_backup_leaves_a_valid_repository_and_is_resumed(one: FileSet) -> None:
-    _kill_backups(one, incremental=False, keep=10)
+    _kill_backups(one, incremental=False, keep=7)
 
 
 def test_a_killed_incremental_backup_leaves_a_valid_repository_and_is_resumed(one: FileSet) -> None:
     _change(one)
-    _kill_backups(one, incremental=True, keep=8)
+    _kill_backups(one, incremental=True, keep=5)
 
 
 @pytest.mark.soak
