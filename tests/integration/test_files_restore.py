@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mingus_engine.errors import NoSuchSnapshot, NotRestorable, SettingsError, TargetError, TargetNotEmpty
 from mingus_engine.jobs.files.restore import FilesRestoreReport, restore_files
 from mingus_engine.repository.reader import SnapshotReader
+from tests.integration.test_files import a_bit_of_everything
 from tests.support.file_sets import SOURCE, FileSet, described
 
 OLD, NEW = 1_000_000_000_000_000_000, 1_700_000_000_000_000_000
@@ -441,3 +442,27 @@ def test_a_part_is_what_the_whole_has_there(workspace: Path, tree: dict[str, byt
         assert {p: v for p, v in matched.items() if p != "."}.items() <= whole.items()
     finally:
         one.close()
+
+
+@pytest.mark.parametrize("options", [{"delta": True}, {"conflict": "overwrite"}])
+def test_every_kind_of_thing_becomes_what_it_was(one: FileSet, options: dict[str, Any]) -> None:
+    a_bit_of_everything(one.tree)
+    was = described(one.tree)
+    one.back_up()
+    (one.tree / "fifo").unlink()
+    (one.tree / "fifo").write_text("a file")
+    (one.tree / "round").unlink()
+    (one.tree / "round").mkdir()
+    os.setxattr(one.tree / "large", "user.more", b"1")
+    os.removexattr(one.tree / "deep", "user.folder")
+    os.setxattr(one.tree / "deep", "user.more", b"1")
+    (one.tree / "empty").rmdir()
+    (one.tree / "empty").write_text("a file")
+    (one.tree / "zz").unlink()
+    (one.tree / "zz").write_bytes(b"0123456789" * 30_000)
+    with (one.tree / "holes").open("r+b") as file:
+        file.seek(50 << 20)
+        file.write(b"y" * 100_000)
+    original(one, **options)
+    assert described(one.tree) == was
+    assert (one.tree / "holes").stat().st_blocks * 512 < 8 << 20
