@@ -16,7 +16,7 @@ from tests.support import repositories
 from tests.support.repositories import TEST_KEY, MadeRepository, MadeSource
 
 PLUGINS = Path(__file__).resolve().parents[3] / "plugins"
-_OURS = ("MINGUS_", "BACKUP_", "POSTGRES_", "AWS_", "REDIS_", "PG")
+_OURS = ("MINGUS_", "EMAIL_", "SLACK_", "BACKUP_", "POSTGRES_", "AWS_", "REDIS_", "PG")
 
 
 @dataclass(frozen=True)
