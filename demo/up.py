@@ -15,6 +15,7 @@ from demo import places, repositories, traces
 from demo.console import Console
 from demo.errors import DemoError
 from demo.ledger import Ledger
+from demo.monitoring import Monitoring
 from demo.places import Places
 from demo.sessions import Sessions, compare
 from demo.supervisor import ADMIN, Airflow
@@ -33,6 +34,7 @@ class _Demo:
     ledger: Ledger
     sessions: Sessions
     airflow: Airflow
+    monitoring: Monitoring
     key: str
 
 
@@ -50,8 +52,10 @@ def up(console: Console) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     with places.running(root):
         key = repositories.new_key()
-        airflow = Airflow(here.airflow, mark=root, environment=repositories.environment(here, key))
-        demo = _Demo(console, here, Ledger(here, size_mb=size_mb), Sessions(here), airflow, key)
+        monitoring = Monitoring(here)
+        environment = {**repositories.environment(here, key), **monitoring.environment}
+        airflow = Airflow(here.airflow, mark=root, environment=environment)
+        demo = _Demo(console, here, Ledger(here, size_mb=size_mb), Sessions(here), airflow, monitoring, key)
         try:
             _prepare(demo)
             code = _prove(demo)
@@ -66,6 +70,7 @@ def up(console: Console) -> int:
             airflow.stop()
             demo.ledger.stop()
             demo.sessions.stop()
+            monitoring.stop()
             traces.end(root, here.servers)
             (here.root / "status.json").unlink(missing_ok=True)
 
@@ -77,6 +82,7 @@ def _prepare(demo: _Demo) -> None:
         f"everything goes to {here.root}" + ("" if here.servers.parent == here.root else f" and {here.servers}")
     )
     airflow.migrate()
+    demo.monitoring.start()
     with console.phase("empty PostgreSQL cluster"):
         ledger.make()
         ledger.start(filling=True)
@@ -142,7 +148,7 @@ def _stay(demo: _Demo, code: int) -> int:
     console.plain(
         f"\n  Airflow   {airflow.url}/dags/{DAG}   login: {ADMIN} / {airflow.password}"
         f"\n  by hand   . {here.root}/env && mingus list"
-        f"\n  logs      {here.logs}, {airflow.logs}\n"
+        f"\n  logs      {here.logs}, {airflow.logs}" + "".join(f"\n  {line}" for line in demo.monitoring.lines()) + "\n"
     )
     if os.environ.get("MINGUS_DEMO_ONCE") == "1":
         return code

@@ -164,12 +164,21 @@ class Prometheus:
 
     url: str
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The result of an instant query: vectors' elements.
+    def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
+        """The result of an instant query: vectors' elements. :param at: Unix time; default: now.
 
         :raises AssertionError: Prometheus refused it; the text holds why.
         """
-        return list(self._get("query", {"query": expression})["result"])
+        when = {} if at is None else {"time": str(at)}
+        return list(self._get("query", {"query": expression, **when})["result"])
+
+    def range(self, expression: str, start: float, end: float, step_s: float) -> list[dict[str, Any]]:
+        """The result of a query over a time: one element a series.
+
+        :raises AssertionError: Prometheus refused it; the text holds why.
+        """
+        over = {"start": str(start), "end": str(end), "step": str(step_s)}
+        return list(self._get("query_range", {"query": expression, **over})["result"])
 
     def firing(self) -> set[str]:
         """The names of alerts that fire."""
@@ -198,19 +207,23 @@ def replaced(text: str, replacements: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def running_prometheus(directory: Path, addresses: Mapping[str, str], *flags: str) -> Iterator[Prometheus]:
+def running_prometheus(
+    directory: Path, addresses: Mapping[str, str], *flags: str, own_pace: bool = False
+) -> Iterator[Prometheus]:
     """A Prometheus with the files of compose, for the time of the context.
 
     :param addresses: service of compose (``statsd-exporter:9102``) → what answers for it here.
+    :param own_pace: leave the intervals as they are.
     """
     home = directory / "prometheus"
     shutil.copytree(FILES / "rules", home / "rules")
     port = free_port()
     text = replaced((FILES / "prometheus.yml").read_text(), {"localhost:9090": f"127.0.0.1:{port}", **addresses})
-    text = replaced(text, {"_interval: 15s": "_interval: 1s"})
+    text = text if own_pace else replaced(text, {"_interval: 15s": "_interval: 1s"})
     (home / "prometheus.yml").write_text(text)
     targets = home / "rules" / "targets.yml"
-    targets.write_text(replaced(targets.read_text(), {"interval: 5m": "interval: 1s"}))
+    if not own_pace:
+        targets.write_text(replaced(targets.read_text(), {"interval: 5m": "interval: 1s"}))
     command: list[str | Path] = [
         program("prometheus"),
         f"--config.file={home / 'prometheus.yml'}",
