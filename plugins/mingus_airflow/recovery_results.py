@@ -35,6 +35,8 @@ def summary(outcomes: Sequence[Mapping[str, Any]]) -> str:
 def _row(outcome: Mapping[str, Any]) -> tuple[str, ...]:
     took, target = outcome.get("rto_s"), outcome.get("rto_target_s")
     reached = str(outcome.get("target") or (f"its end: {outcome['reason']}" if outcome.get("reason") else "its end"))
+    if sample := outcome.get("sample"):
+        reached += f", part {sample['part']} of {sample['of']}"
     notes = [] if outcome["ok"] else [_wrong(outcome)]
     notes += [f"not read: {name}: {why}" for name, why in (outcome.get("unreachable") or {}).items()]
     return (

@@ -24,6 +24,8 @@ from mingus_engine.jobs.back_up import back_up
 from mingus_engine.settings import load
 from tests.integration import ledger
 from tests.support.directories import make_directory, remove
+from tests.support.file_sets import SOURCE as FILES_SOURCE
+from tests.support.file_sets import FileSet, described
 from tests.support.fixtures import MakeRedis
 from tests.support.installation import FIRST, SECOND, SOURCE, Installation
 from tests.support.pg_versions import PgVersion
@@ -309,3 +311,26 @@ def test_a_lost_redis_comes_back_and_is_backed_up_again(
             pid = int(pid_file.read_text())
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda: not is_running(pid), "the restored server is gone")
+
+
+def test_lost_files_come_back_to_where_they_were_and_are_backed_up_again(workspace: Path) -> None:
+    made = FileSet.make(workspace / "set")
+    contracts = make_directory(made.tree / "contracts")
+    for number in range(30):
+        (contracts / f"offer-{number}.odt").write_text(f"We offer {number}.\n" * 20)
+    (made.tree / "kept").write_text("as it was")
+    made.back_up()
+    before = described(contracts)
+    remove(contracts)
+    (made.tree / "kept").write_text("changed since")
+    values = {
+        "MINGUS_CONFIG": str(made.root / "mingus.yaml"),
+        "SOURCE": FILES_SOURCE,
+        "LOST": "tree/contracts",
+        "NAME": "offer*.odt",
+        "BESIDE": str(workspace / "beside"),
+    }
+    Shell(workspace, {made.variable: os.environ[made.variable]}).run_all("lost-files.md", values)
+    assert described(contracts) == before == described(workspace / "beside" / "tree" / "contracts")
+    assert (made.tree / "kept").read_text() == "changed since"
+    made.close()

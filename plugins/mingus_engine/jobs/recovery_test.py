@@ -58,6 +58,7 @@ class RecoveryTestReport(Report):
     rto_met: bool | None = None
     rpo_s: float | None = None
     bytes_read: int = 0
+    sample: dict[str, int] | None = None
     proof: str | None = None
     checks: list[dict[str, Any]] = field(default_factory=list)
     not_available: list[str] = field(default_factory=list)
@@ -189,7 +190,7 @@ def _with(report: RecoveryTestReport, tested: VerifyReport) -> RecoveryTestRepor
             name: getattr(tested, name)
             for name in (
                 "ok", "repository", "snapshot", "level", "target", "seed", "rto_s", "rto_target_s", "rto_met", "rpo_s",
-                "bytes_read", "proof", "checks", "not_available",
+                "bytes_read", "sample", "proof", "checks", "not_available",
             )
         },
     )  # fmt: skip

@@ -30,7 +30,7 @@ class VerifyReport(Report):
     restored state.
 
     :param rto_target_s: ``health.rto_s`` of the settings. :param rto_met: whether the restore kept to it; a slow
-        one may still be good. ``None``: nothing was restored.
+        one may still be good. ``None``: nothing was restored, or only a share.
     :param target: the moment that was recovered to, ``None``: the end of the snapshot. :param seed: that chose it.
     :param not_available: checks that could not be made because something is not installed; they prove nothing.
     :param proof: ULID of the record. :param sample: which share was restored (``part`` of ``of``, in which ``cycle``);
@@ -115,7 +115,7 @@ def verify(
             bytes_read=bytes_read,
             rto_s=prover.rto_s,
             rto_target_s=settings.health.rto_s,
-            rto_met=None if prover.rto_s is None else prover.rto_s <= settings.health.rto_s,
+            rto_met=None if prover.rto_s is None or prover.sample else prover.rto_s <= settings.health.rto_s,
             rpo_s=prover.rpo_s,
             target=prover.target,
             seed=prover.seed,
