@@ -103,7 +103,8 @@ def machine(pg_versions: dict[int, PgVersion], session_directory: Path) -> Itera
     with ExitStack() as stack:
         ports = {name: str(processes.free_port()) for name in ("api", "s3", "redis", "broker", "statsd")}
         found = Machine(home, {}, {}, stack)
-        metadata, demo = _postgres(found, pg_versions[15], "metadata"), _postgres(found, pg_versions[18], "demo")
+        # Both of the version whose programs restore tests find on any machine of the tests.
+        metadata, demo = (_postgres(found, pg_versions[15], name) for name in ("metadata", "demo"))
         processes.run([ROOT / "scripts" / "compose-init.sh", home])
         secrets = home / "secrets"
         for secret in ("metadata_url", "result_url", "broker_url"):
