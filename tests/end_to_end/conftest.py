@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from demo.supervisor import Airflow
+from tests.support.alerting import MailServer, SlackServer, mail_server, slack_server
 from tests.support.directories import make_directory
 from tests.support.monitoring import Recorder
 from tests.support.postgres import SUPERUSER, PgCluster
@@ -44,6 +45,8 @@ class Installation:
     redis: RedisServer
     home: Path
     secrets: dict[str, str]
+    mail: MailServer
+    slack: SlackServer
     # What it sends to StatsD.
     statsd: Recorder
     environment: dict[str, str]
@@ -131,6 +134,8 @@ def _settings(home: Path, cluster: PgCluster, database: str) -> dict[str, Any]:
         "destinations": [
             {"name": "standby-site", "airflow_connection": "e2e_ledger", "connection": {"sslmode": "disable"}},
         ],
+        # No run ends so quickly: the first one of the session is late.
+        "alerts": {"group_wait_s": 1, "mail": {"security": "none"}, "deadlines": {DAG: 2}},
         "airflow": {"retries": 1, "retry_delay_s": 1, "progress_interval_s": 1},
     }
 
@@ -139,14 +144,20 @@ def _settings(home: Path, cluster: PgCluster, database: str) -> dict[str, Any]:
 def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installation]:
     home = make_directory(session_directory / "end-to-end")
     make_directory(home / "scratch")
-    key = secrets.token_hex(32)
+    key, webhook = secrets.token_hex(32), secrets.token_hex(12)
     connection = {"conn_type": "postgres", "host": "127.0.0.1", "port": pg15.port, "login": SUPERUSER}
     connection |= {"password": pg15.password, "extra": json.dumps({"sslmode": "disable"})}
     environment = {"MINGUS_CONFIG": str(home / "mingus.yaml"), "BACKUP_ENCRYPTION_KEY": key}
     # Its configuration file holds its password: not below what is searched for secrets.
     redis = RedisServer(session_directory / "e2e-redis", {"requirepass": secrets.token_hex(12)})
     sessions = {"conn_type": "redis", "host": "127.0.0.1", "password": redis.password}
-    with pg15.temporary_database() as database, redis.start(), closing(Recorder()) as statsd:
+    with (
+        pg15.temporary_database() as database,
+        redis.start(),
+        closing(Recorder()) as statsd,
+        mail_server() as mail,
+        slack_server() as slack,
+    ):
         redis.fill(SESSIONS, ttl_s=86400)
         redis.fill(10, prefix="setting:")
         pg15.execute(
@@ -163,6 +174,11 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
                 **environment,
                 "AIRFLOW_CONN_E2E_LEDGER": json.dumps(connection),
                 "AIRFLOW_CONN_E2E_GONE": json.dumps({**connection, "port": free_port()}),
+                "EMAIL_ALERTS_ENABLED": "true",
+                "EMAIL_SMTP_SERVER": f"127.0.0.1:{mail.port}",
+                "EMAIL_FROM": "mingus@e.example",
+                "EMAIL_TO": "night@e.example",
+                "SLACK_WEBHOOK_URL": f"{slack.url}/services/{webhook}",
                 "AIRFLOW__METRICS__STATSD_ON": "True",
                 "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
                 "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
@@ -175,7 +191,8 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
         service["password"] = airflow.passwords[SERVICE]
         airflow.environment["AIRFLOW_CONN_MINGUS_API"] = json.dumps(service)
         secret_texts = {"password": str(pg15.password), "key": key, "password of Redis": str(redis.password)}
-        found = Installation(airflow, pg15, database, redis, home, secret_texts, statsd, environment)
+        secret_texts["address of Slack"] = webhook
+        found = Installation(airflow, pg15, database, redis, home, secret_texts, mail, slack, statsd, environment)
         try:
             airflow.migrate()
             for name in ("primary", "offsite"):
