@@ -43,6 +43,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
+from mingus_airflow.alerting import told
 from mingus_airflow.operators import FilesRecoveryPlanOperator, FilesRestoreOperator
 from mingus_airflow.recovering import TEXT, common_fields, recover
 from mingus_airflow.recovery_files import CONFLICTS, ORIGINAL, OWNERS
@@ -58,7 +59,7 @@ with DAG(
     catchup=False,
     max_active_runs=16,
     tags=["mingus", "recovery", "files"],
-    default_args={"owner": "mingus"},
+    **told(SETTINGS, "recover_files"),
     params={
         **common_fields(
             SETTINGS,
