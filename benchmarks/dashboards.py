@@ -34,6 +34,7 @@ _CHECKS = ("rights", "wal archive", "persistence", "escrow")
 _RECORDED = {
     "mingus:recovery_point_age_seconds": "gauge",
     "mingus:rpo_ok": "one",
+    "mingus:backup_last_success_timestamp_seconds": "time",
     "mingus:rpo_missed:ratio_30d": "zero",
     "mingus:rpo_budget_left": "one",
     "mingus:backups_over_target_total": "zero",
@@ -55,8 +56,10 @@ def series(sources: int) -> Iterator[tuple[str, str]]:
                 for part in parts:
                     yield _named(metric.name + part, {**fixed, **labels}), shape
     for name, shape in _RECORDED.items():
+        operations = _combinations(("operation",) if "last_success" in name else (), name)
         for source, kind in ids:
-            yield _named(name, {"source": source, "kind": kind}), shape
+            for labels in operations:
+                yield _named(name, {"source": source, "kind": kind, **labels}), shape
     for repository in ("primary", "offsite"):
         yield _named("mingus:storage_free_ratio", {"repository": repository}), "one"
     for dag in ("backup_postgres_full", "backup_redis_snapshot", "probe"):

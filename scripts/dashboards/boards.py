@@ -66,13 +66,11 @@ OVERVIEW = Board(
         "Backups": [
             RECOVERY_POINTS,
             Panel("Since the last backup",
-                  {"time() - max by (source, operation) (backup_last_success_timestamp_seconds"
-                   f"{OF_COPY})": TRY},
+                  {f"time() - mingus:backup_last_success_timestamp_seconds{OF_SOURCE}": TRY},
                   "Since the newest snapshot of each kind was written.", unit="s", link=LINKS["Full backups"]),
             Panel("Behind the schedule",
-                  {f"max by (source, operation) (backup_due_timestamp_seconds{OF_SOURCE}) - on (source, operation)"
-                   f" max by (source, operation) (backup_last_success_timestamp_seconds{OF_COPY})":
-                   TRY},
+                  {f"backup_due_timestamp_seconds{OF_SOURCE} - on (source, operation)"
+                   f" mingus:backup_last_success_timestamp_seconds{OF_SOURCE}": TRY},
                   "When the schedule last wanted a backup, minus when the newest was written. Below zero: in time.",
                   unit="s", steps=((None, GREEN), (BACKUP_S, RED)), link=LINKS["Full backups"]),
             Panel("Duration of backups",

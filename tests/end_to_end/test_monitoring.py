@@ -23,6 +23,15 @@ pytestmark = [
 ]
 
 
+# What this installation has no reason to send: no log is archived, no alert channel set up, no page is bad, no escrow
+# key at hand, no backup due since it was made. The panels of these are shown to work with a made-up value.
+NOT_HERE = {
+    *("slot_lost", "slot_retained_bytes", "wal_archive_lag_bytes", "redis_aof_rewrite_left_disabled"),
+    *("alert_sent_total", "alert_failure_total", "page_checksum_failures_total", "key_escrow_ok"),
+    *("recovery_failure_total", "ship_failure_total", "schedule_last_success_timestamp_seconds"),
+}
+
+
 @pytest.fixture(scope="module")
 def monitoring(installation: Installation) -> Iterator[Monitoring]:
     """The monitoring of the session's Airflow, with all that it sent so far."""
@@ -66,8 +75,13 @@ def test_nothing_that_a_real_airflow_sends_is_left_over_for_the_last_rule(
 def test_each_panel_of_each_dashboard_has_data(
     installation: Installation, proven: str, proven_sessions: str, monitoring: Monitoring
 ) -> None:
-    missing = [METRICS[name] for name in METRICS if not any(f".{name}" in line for line in installation.statsd.lines())]
-    monitoring.exporter.send(line_of(metric, {"source": "ledger", "kind": "postgres"}) for metric in missing)
+    installation.airflow.api.wait_for_dag("probe")
+    installation.airflow.api.unpause("probe")
+    run_id = installation.trigger(dag="probe")
+    assert installation.wait(run_id, dag="probe") == "success", installation.task_log(run_id, "probe", dag="probe")
+    said = {line.split(".")[2].partition(":")[0].partition(",")[0] for line in own_lines(installation)}
+    assert METRICS.keys() - said <= NOT_HERE
+    monitoring.exporter.send(line_of(METRICS[name], {"source": "ledger"}) for name in METRICS.keys() - said)
     wait_until(lambda: monitoring.prometheus.query("mingus:rpo_ok"), "recording rules have data")
     queries = {
         f"{board['title']}: {panel['title']}: {target['expr']}": target["expr"]
@@ -80,6 +94,11 @@ def test_each_panel_of_each_dashboard_has_data(
         return {what for what, query in queries.items() if not monitoring.prometheus.query(filled(query))}
 
     wait_until(lambda: not empty(), f"no panel is empty; now: {sorted(empty())}", timeout_s=60)
+
+
+def own_lines(installation: Installation) -> list[str]:
+    """The lines of MINGUS' own metrics."""
+    return [line for line in installation.statsd.lines() if line.startswith("airflow.mingus.")]
 
 
 def filled(query: str) -> str:

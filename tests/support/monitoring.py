@@ -223,7 +223,7 @@ def running_prometheus(
     (home / "prometheus.yml").write_text(text)
     targets = home / "rules" / "targets.yml"
     if not own_pace:
-        targets.write_text(replaced(targets.read_text(), {"interval: 5m": "interval: 1s"}))
+        targets.write_text(replaced(targets.read_text(), {"interval: 5m": "interval: 1s", "d:5m]": "d:1s]"}))
     command: list[str | Path] = [
         program("prometheus"),
         f"--config.file={home / 'prometheus.yml'}",
