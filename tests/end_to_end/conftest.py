@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DAG = "backup_postgres_full"
 RECOVERY = "recover_postgres"
 REDIS_DAG, REDIS_RECOVERY = "backup_redis_snapshot", "recover_redis"
+FILES_DAG, FILES_RECOVERY = "backup_documents", "recover_files"
+RECOVERY_TEST = "recovery_test"
 RUN_TIMEOUT_S = 240.0
 SESSIONS = 2000
 # Two operators who may do all that an operator may, and the account that asks who approved what.
@@ -130,6 +132,14 @@ def _settings(home: Path, cluster: PgCluster, database: str) -> dict[str, Any]:
                 "ship_to": ["offsite"],
                 "verify": {"scratch_directory": str(home / "scratch")},
             },
+            {
+                "id": "letters",
+                "kind": "files",
+                "files": {"roots": [{"path": str(home / "letters")}]},
+                "repository": "primary",
+                "ship_to": ["offsite"],
+                "verify": {"scratch_directory": str(home / "scratch")},
+            },
         ],
         "destinations": [
             {"name": "standby-site", "airflow_connection": "e2e_ledger", "connection": {"sslmode": "disable"}},
@@ -140,10 +150,22 @@ def _settings(home: Path, cluster: PgCluster, database: str) -> dict[str, Any]:
     }
 
 
+def write_letters(directory: Path) -> None:
+    """What people wrote: some thirty files, one by two names, one with an attribute."""
+    make_directory(directory)
+    for year in ("2025", "2026"):
+        make_directory(directory / year)
+        for number in range(15):
+            (directory / year / f"letter-{number:02}.txt").write_text(f"Dear {number},\n" * 40)
+    os.link(directory / "2026" / "letter-00.txt", directory / "newest.txt")
+    os.setxattr(directory / "newest.txt", "user.author", b"alice")
+
+
 @pytest.fixture(scope="session")
 def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installation]:
     home = make_directory(session_directory / "end-to-end")
     make_directory(home / "scratch")
+    write_letters(home / "letters")
     key, webhook = secrets.token_hex(32), secrets.token_hex(12)
     connection = {"conn_type": "postgres", "host": "127.0.0.1", "port": pg15.port, "login": SUPERUSER}
     connection |= {"password": pg15.password, "extra": json.dumps({"sslmode": "disable"})}
@@ -200,7 +222,7 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
                 found.secrets[f"escrow key of {name}"] = next(v for k, v in escrow.items() if k == "escrow_key")
             airflow.start()
             airflow.wait_healthy()
-            for dag in (DAG, RECOVERY, REDIS_DAG, REDIS_RECOVERY):
+            for dag in (DAG, RECOVERY, REDIS_DAG, REDIS_RECOVERY, FILES_DAG, FILES_RECOVERY, RECOVERY_TEST):
                 airflow.api.wait_for_dag(dag)
                 airflow.api.unpause(dag)
             yield found
@@ -214,6 +236,15 @@ def proven_sessions(installation: Installation) -> str:
     run_id = installation.trigger(dag=REDIS_DAG)
     state = installation.wait(run_id, dag=REDIS_DAG)
     assert state == "success", installation.task_log(run_id, "source.back_up", dag=REDIS_DAG)
+    return run_id
+
+
+@pytest.fixture(scope="session")
+def proven_letters(installation: Installation) -> str:
+    """The id of a nightly run of a file set that went well: both repositories have its snapshot."""
+    run_id = installation.trigger(dag=FILES_DAG)
+    state = installation.wait(run_id, dag=FILES_DAG)
+    assert state == "success", installation.task_log(run_id, "source.back_up", dag=FILES_DAG)
     return run_id
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,16 @@ from urllib.parse import quote
 import pytest
 
 from demo.errors import DemoError
-from tests.end_to_end.conftest import DAG, RECOVERY, REDIS_DAG, REDIS_RECOVERY, SESSIONS, Installation
+from tests.end_to_end.conftest import (
+    DAG,
+    FILES_DAG,
+    FILES_RECOVERY,
+    RECOVERY,
+    REDIS_DAG,
+    REDIS_RECOVERY,
+    SESSIONS,
+    Installation,
+)
 from tests.support.directories import make_directory
 from tests.support.processes import wait_until
 
@@ -132,6 +142,7 @@ class Kind:
 KINDS = {
     "postgres": Kind("ledger", DAG, RECOVERY, "global/pg_control", "pg_ctl"),
     "redis": Kind("sessions", REDIS_DAG, REDIS_RECOVERY, "dump.rdb", "redis-server"),
+    "files": Kind("letters", FILES_DAG, FILES_RECOVERY, "letters/2026/letter-07.txt", ""),
 }
 
 
@@ -141,9 +152,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def snapshots(installation: Installation, proven: str, proven_sessions: str) -> dict[str, str]:
+def snapshots(installation: Installation, proven: str, proven_sessions: str, proven_letters: str) -> dict[str, str]:
     """A snapshot of each kind."""
-    runs = {"postgres": proven, "redis": proven_sessions}
+    runs = {"postgres": proven, "redis": proven_sessions, "files": proven_letters}
     return {
         name: str(installation.airflow.api.report(kind.backup, runs[name], "source.back_up", 0)["snapshot"])
         for name, kind in KINDS.items()
@@ -171,6 +182,10 @@ def runs(installation: Installation, snapshots: dict[str, str]) -> dict[tuple[st
     ask("postgres", "extract", order)
     order = {"mode": "extract", "into": "sessions", "keys": ["session:*"], "database_map": ["0=5"]}
     ask("redis", "extract", order)
+    shutil.rmtree(installation.home / "letters" / "2025")
+    (installation.home / "letters" / "2026" / "letter-03.txt").unlink()
+    order = {"mode": "extract", "into": "original", "paths": ["letters/2025"], "patterns": ["letter-03.txt"]}
+    ask("files", "extract", {**order, "conflict": "skip"})
     for run in made.values():
         run.wait_asked()
     return made
@@ -265,6 +280,27 @@ def test_keys_of_a_pattern_are_restored_into_a_running_server_with_their_times_t
     for command in ("GET", "PEXPIRETIME"):
         assert redis.execute(command, "session:7", database=5) == redis.execute(command, "session:7") not in (None, -1)
     redis.execute("FLUSHDB", database=5)
+
+
+def test_lost_files_come_back_to_where_they_were_and_nothing_else_is_touched(runs: Runs) -> None:
+    run = runs["files", "extract"]
+    letters = run.installation.home / "letters"
+    (letters / "2026" / "written-since.txt").write_text("Dear you,")
+    plan = run.report("plan")
+    assert plan["actions"]["created"]["count"] == 17
+    assert any(line.startswith("+ ") and "2025/letter-00.txt" in line for line in plan["changes"])
+    detail = run.as_user("bob", "GET", "/taskInstances/approve/-1/hitlDetails")
+    assert "2025/letter-00.txt" in detail["body"]
+    assert not (letters / "2025").exists()
+    run.answer("bob")
+    assert run.wait_ended("report") == "success", run.log("restore")
+    report = run.report("report")
+    assert (report["requested_by"], report["approved_by"]) == ("alice", "bob")
+    assert report["actions"]["created"]["count"] == 17
+    assert (letters / "2026" / "letter-03.txt").read_text() == "Dear 3,\n" * 40
+    assert len(list((letters / "2025").iterdir())) == 15
+    assert (letters / "2026" / "written-since.txt").read_text() == "Dear you,"
+    assert (letters / "newest.txt").samefile(letters / "2026" / "letter-00.txt")
 
 
 def test_a_cleared_restore_needs_a_new_approval(runs: Runs, kind: str) -> None:
