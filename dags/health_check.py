@@ -2,8 +2,11 @@
 
 Checks every source and repository as `mingus check` does, the write-ahead log by a marker that must be found in each
 repository, recovery windows, proofs, replication, certificates, clocks, keys, this worker, and the last runs of every
-schedule. The task's **Report** is one page; each failed check says what to do. Red = something critical.
-Runbook: docs/OPERATIONS.md, "Health checks".
+schedule. The task's **Report** (*Details*) is one page, also in its log; each failed check says what to do.
+
+## It is red. What now?
+Something critical failed: the last lines of the log of `check` name it, worst first, each with what to do. Runbook:
+docs/OPERATIONS.md, "Health checks". `mingus health` shows the same page in a terminal; trigger again when it is mended.
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@
 Looks at every source and repository, changes nothing, and sends the gauges (docs/AIRFLOW.md, "Metrics"). Green also
 when something is wrong: alarms come from the gauges. What the probe sends of itself is the dead man's switch of the
 rules.
+
+## It is red. What now?
+The settings could not be read, or the worker is out of means: the last lines of the log say so. Backups go on; the
+dashboards stand still until it is green again.
 """
 
 from __future__ import annotations

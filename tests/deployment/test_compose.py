@@ -69,7 +69,9 @@ def validator() -> list[str]:
         if go is None:
             pytest.skip("neither `docker compose` nor Go, to build the library that it is made of")
         environment = {**os.environ, "GOBIN": str(program.parent), "GOFLAGS": "-modcacherw"}
-        subprocess.run([go, "install", COMPOSE_GO], env=environment, check=True, timeout=240, capture_output=True)
+        built = subprocess.run([go, "install", COMPOSE_GO], env=environment, check=False, timeout=240, capture_output=True)
+        if built.returncode != 0:  # Debian's Go is too old for it
+            pytest.skip(f"this Go cannot build it: {built.stderr[-300:]!r}")
     return [str(program), str(FILE)]
 
 
@@ -220,8 +222,7 @@ def test_prometheus_asks_the_services_at_their_ports() -> None:
 @pytest.mark.parametrize("service", sorted(DEBIAN))
 def test_the_programs_know_the_options_that_they_are_given(service: str) -> None:
     program = shutil.which(DEBIAN[service]) or shutil.which(str(ROOT / ".venv" / "bin" / DEBIAN[service]))
-    if program is None:
-        pytest.skip(f"{DEBIAN[service]} is not installed")
+    assert program is not None, f"{DEBIAN[service]} is not installed (scripts/setup.sh dev)"
     result = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=30, check=False)
     told = result.stdout + result.stderr
     for option in services()[service]["command"]:

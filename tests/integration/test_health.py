@@ -129,6 +129,19 @@ def test_a_full_check_asks_everything_and_finds_its_marker_in_each_repository(ba
     assert len(str(report.as_dict())) < 20_000
 
 
+def test_a_full_check_makes_no_slot_that_nobody_would_read(
+    pg_versions: dict[int, PgVersion], workspace: Path
+) -> None:
+    with (
+        PgCluster.create(pg_versions[16], workspace / "cluster") as cluster,
+        Installation.make(workspace / "i", cluster.start()) as made,
+    ):
+        report = health(made.settings, context=JobContext())
+        assert failed(report)[f"archiving-slot@{SOURCE}"].severity == findings.WARN
+        assert not [f for f in report.findings if f.check == "wal-canary"]
+        assert cluster.rows("SELECT slot_name FROM pg_replication_slots") == []
+
+
 def test_a_source_that_is_down_and_one_that_hangs_do_not_stop_the_others(backed_up: Installation) -> None:
     (real,) = backed_up.settings.sources
     with silent_server() as server:

@@ -30,12 +30,12 @@ MAPPING = FILES / "statsd-mapping.yml"
 
 
 def program(name: str, *others: str) -> Path:
-    """The path of a program of the monitoring, in ``.venv`` or on the path; the test is skipped where it is not."""
+    """The path of a program of the monitoring, in ``.venv`` or on the path; ``scripts/setup.sh dev`` brings all."""
     for candidate in (name, *others):
         found = shutil.which(candidate) or shutil.which(candidate, path=str(ROOT / ".venv" / "bin"))
         if found:
             return Path(found)
-    pytest.skip(f"{name} is not installed (scripts/setup.sh dev)")
+    pytest.fail(f"{name} is not installed (scripts/setup.sh dev)")
 
 
 def get(url: str, timeout_s: float = 10) -> str:

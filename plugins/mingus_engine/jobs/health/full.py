@@ -53,7 +53,9 @@ def health(
     looks: dict[Any, Callable[[], Found]] = {
         ("repository", name): partial(_repository, settings, name, context, now) for name in names if name not in shut
     }
-    looks |= {("source", s.id): partial(_source, settings, s, context, now) for s in sources}
+    # An archiving run would make the slot; and a slot that nobody reads fills the server's disk.
+    archived = {f.source for f in light.findings if f.check == "archiving-slot" and f.ok}
+    looks |= {("source", s.id): partial(_source, settings, s, context, now, s.id in archived) for s in sources}
     context.progress("check", 0, 0, f"{len(sources)} sources, {len(looks) - len(sources)} repositories")
     timeout = _CHECK_TIMES * max(settings.health.source_timeout_s, settings.health.repository_timeout_s)
     every: Looks[Any, Found] = Looks(looks, workers=settings.health.workers, timeout_s=timeout)
@@ -108,13 +110,14 @@ def _slots(settings: Settings, name: str, context: JobContext) -> Found:
     return found, gauges
 
 
-def _source(settings: Settings, source: SourceSettings, context: JobContext, now: Callable[[], datetime]) -> Found:
+def _source(
+    settings: Settings, source: SourceSettings, context: JobContext, now: Callable[[], datetime], archived: bool
+) -> Found:
     found: list[Finding] = []
-    if source.kind != "files":
-        found += _taken(Checking(settings, context).source(source.id), source=source.id)
+    found += _taken(Checking(settings, context).source(source.id), source=source.id)
     for endpoint in certificates.endpoints(settings, source):
         found += certificates.look(endpoint, settings.health.certificate_min_days, now(), source=source.id)
-    if source.kind == "postgres" and source.wal.scheduled and not any(f.failed for f in found):
+    if archived and not any(f.failed for f in found):
         found += _canary(settings, source, context)
     return found, []
 
