@@ -69,7 +69,8 @@ def validator() -> list[str]:
         if go is None:
             pytest.skip("neither `docker compose` nor Go, to build the library that it is made of")
         environment = {**os.environ, "GOBIN": str(program.parent), "GOFLAGS": "-modcacherw"}
-        built = subprocess.run([go, "install", COMPOSE_GO], env=environment, check=False, timeout=240, capture_output=True)
+        install = [go, "install", COMPOSE_GO]
+        built = subprocess.run(install, env=environment, check=False, timeout=240, capture_output=True)
         if built.returncode != 0:  # Debian's Go is too old for it
             pytest.skip(f"this Go cannot build it: {built.stderr[-300:]!r}")
     return [str(program), str(FILE)]

@@ -129,9 +129,7 @@ def test_a_full_check_asks_everything_and_finds_its_marker_in_each_repository(ba
     assert len(str(report.as_dict())) < 20_000
 
 
-def test_a_full_check_makes_no_slot_that_nobody_would_read(
-    pg_versions: dict[int, PgVersion], workspace: Path
-) -> None:
+def test_a_full_check_makes_no_slot_that_nobody_would_read(pg_versions: dict[int, PgVersion], workspace: Path) -> None:
     with (
         PgCluster.create(pg_versions[16], workspace / "cluster") as cluster,
         Installation.make(workspace / "i", cluster.start()) as made,
