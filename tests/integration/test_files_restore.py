@@ -466,3 +466,25 @@ def test_every_kind_of_thing_becomes_what_it_was(one: FileSet, options: dict[str
     original(one, **options)
     assert described(one.tree) == was
     assert (one.tree / "holes").stat().st_blocks * 512 < 8 << 20
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_another_name_alone_is_not_believed_to_hold_what_size_and_time_say(one: FileSet, delta: bool) -> None:
+    write(one.tree / "a", "as it was")
+    os.link(one.tree / "a", one.tree / "b")
+    one.back_up()
+    write(one.tree / "a", "AS IT WAS")
+    report = original(one, paths=("tree/b",), conflict="overwrite", delta=delta)
+    assert (one.tree / "b").read_text() == "as it was"
+    assert counts(report) == {"overwritten": 1}
+
+
+def test_what_was_too_large_for_the_snapshot_and_is_smaller_now_is_not_removed(one: FileSet) -> None:
+    one.set(file_max_bytes=100)
+    write(one.tree / "a", "as it was")
+    write(one.tree / "log", "x" * 200)
+    one.back_up()
+    write(one.tree / "log", "x" * 20)
+    report = original(one, delta=True)
+    assert (one.tree / "log").exists()
+    assert "too large" in report.kept

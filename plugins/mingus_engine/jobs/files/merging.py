@@ -343,6 +343,7 @@ class Merging:
             to = instead.get(first, first)
             known = self._target.look(to)
             good = known is not None and (known[0].st_mtime_ns, known[0].st_size) == (entry.mtime_ns, entry.size)
+            good = good and (self._selection.wants(to, folder=False) or self._holds(to, TabledEntry(entry, runs)))
             here = self._target.look(entry.path)
             if good and known and here and (known[0].st_dev, known[0].st_ino) == (here[0].st_dev, here[0].st_ino):
                 self._said(entry, replace(change, action=Action.SAME))
@@ -359,6 +360,11 @@ class Merging:
                 self._actions[entry.path] = change
                 self._whole(TabledEntry(entry, runs))
                 instead[first] = entry.path
+
+    def _holds(self, path: bytes, file: TabledEntry) -> bool:
+        """Whether *path*, which this restore did not look into, has the content of *file*: size and time may lie."""
+        with self._target.reading(path) as found:
+            return found is not None and self._reader.same(file, found[1])
 
     # -- telling ------------------------------------------------------------------------------------------------------
 

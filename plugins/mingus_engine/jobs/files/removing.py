@@ -1,8 +1,8 @@
 """What a delta restore of a whole snapshot removes: what is below its roots and not in it.
 
 Not removed: what the set's rules leave out (the snapshot says nothing of it), sockets, what is on another file system
-than its root. Nothing at all is removed where the snapshot is no witness: it is flagged, it could not read something,
-or its set follows links.
+than its root. Nothing at all is removed where the snapshot is no witness: it is flagged, it could not read something or
+left out what was too large, or its set follows links.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from mingus_engine.sources.files.findings import Findings
 from mingus_engine.sources.files.walk import Walker
 from mingus_engine.targets.files.live import LiveTarget
 
-_UNSEEN = ("unreadable", "unreadable directory", "loop")
+# What was too large then may be smaller now.
+_UNSEEN = ("unreadable", "unreadable directory", "loop", "too large")
 
 
 def no_witness(reader: SnapshotReader) -> str:
@@ -29,7 +30,9 @@ def no_witness(reader: SnapshotReader) -> str:
         return "the set follows links"
     findings = facts.get("files", {}).get("findings", {})
     unseen = sum(int(findings.get(sort, 0)) for sort in _UNSEEN)
-    return f"the snapshot lacks {unseen} files or directories that could not be read" if unseen else ""
+    return (
+        f"the snapshot lacks {unseen} files or directories that could not be read or were too large" if unseen else ""
+    )
 
 
 class Removing:
