@@ -112,7 +112,10 @@ def deployment(pg15: PgCluster, session_directory: Path) -> Iterator[Installatio
     for name in PEOPLE:
         airflow.passwords.setdefault(name, secrets.token_urlsafe(12))
         (home / name).write_text(airflow.passwords[name] + "\n")
-    found = Installation(airflow, pg15, "postgres", None, home, {}, environment)  # no Redis here
+    away = {"redis": None, "mail": None, "slack": None, "statsd": None}  # not asked for here
+    found = Installation(
+        airflow=airflow, cluster=pg15, database="postgres", home=home, secrets={}, environment=environment, **away
+    )
     try:
         airflow.migrate().wait()
         first = said(initialise(airflow, home))

@@ -34,7 +34,7 @@ from tests.support.processes import wait_until
 pytestmark = [
     pytest.mark.airflow,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1500),
 ]
 Runs = dict[tuple[str, str], "Run"]
 ENDED = ("success", "failed", "skipped", "upstream_failed")
@@ -82,7 +82,7 @@ class Run:
                 and noted.search((self.installation.airflow.logs / "scheduler.log").read_text(errors="replace"))
             ),
             f"{self.run_id} asks for approval",
-            timeout_s=120,
+            timeout_s=480,  # all requests of the module are put at once
         )
 
     def answer(self, user: str, option: str = "Approve") -> None:

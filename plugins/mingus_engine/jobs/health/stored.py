@@ -29,7 +29,7 @@ from mingus_engine.store.base import ObjectInfo
 #: From this level on a verification restores.
 RESTORED_FROM = 3
 # Of the form of what is remembered: another number, and it is made anew.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,11 @@ def _operation(kind: str) -> str:
 def _window(
     repository: Repository, source: str, kind: str, seen: state.SourceState
 ) -> tuple[float | None, float | None, int, list[str]]:
-    """First and last moment that can be restored, gaps, damaged logs."""
+    """First and last moment that can be restored, gaps, damaged logs. Of files: when the backup began."""
     if kind == "files":
         found, _ = usable(repository, source, seen)
-        times = [manifest.written_at.timestamp() for manifest, _ in found]
+        # What was changed after the walk began may not be in it.
+        times = [datetime.fromisoformat(str(facts["started_at"])).timestamp() for _, facts in found]
         return min(times, default=None), max(times, default=None), 0, []
     if kind == "redis":
         return _redis_window(repository, source, seen)
