@@ -4,7 +4,7 @@ Runs nightly. For each source on its own: **back up → ship → verify**. One s
 night is good when every `verify` is green: the snapshot was restored from the *last* repository of the chain, started,
 and its numbers were right.
 
-* `select_sources` — the sources of the settings, or those of the parameter *sources*. Red: a misspelt source.
+* `select_sources` — the sources of the settings that no scheduled group covers (`backup_groups`), or those of the parameter *sources*. Red: a misspelt source.
 * `source.back_up` — reads the cluster once, encrypts, stores in the first repository, WAL included. Red: nothing was
   committed; look at the server, its rights, the repository's disk.
 * `source.ship` — copies to each further repository of the chain. Red: **the backup itself is safe** in the first one;
@@ -43,11 +43,11 @@ from mingus_airflow.alerting import told
 from mingus_airflow.operators import PgBaseBackupOperator
 from mingus_airflow.pipelines import back_up_each
 from mingus_airflow.selection import level_param, sources_param
-from mingus_airflow.wiring import load_settings, schedule, wiring
+from mingus_airflow.wiring import alone, load_settings, schedule, wiring
 
 SETTINGS = load_settings()
 WIRING = wiring(SETTINGS)
-SOURCES = SETTINGS.of_kind("postgres")
+SOURCES = alone(SETTINGS, SETTINGS.of_kind("postgres"))
 
 with DAG(
     dag_id="backup_postgres_full",

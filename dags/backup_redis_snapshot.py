@@ -5,7 +5,7 @@ night is good when every `verify` is green: the snapshot was restored from the *
 throw-away server loaded it, and it held what the source held — not merely: it started. A Redis that comes up empty
 without any error is the classic disaster; nothing here is green that could end so.
 
-* `select_sources` — the sources of the settings, or those of the parameter *sources*. Red: a misspelt source.
+* `select_sources` — the sources of the settings that no scheduled group covers (`backup_groups`), or those of the parameter *sources*. Red: a misspelt source.
 * `source.back_up` — receives the data as a replica would (from a replica where there is a healthy one), looks at every
   byte of it, encrypts, stores it in the first repository together with configuration, users and functions. Of a cluster
   all primaries at once. Red: nothing was committed; look at the server, its rights, the repository's disk. An empty
@@ -49,11 +49,11 @@ from mingus_airflow.alerting import told
 from mingus_airflow.operators import RedisSnapshotOperator
 from mingus_airflow.pipelines import back_up_each
 from mingus_airflow.selection import level_param, sources_param
-from mingus_airflow.wiring import load_settings, schedule, wiring
+from mingus_airflow.wiring import alone, load_settings, schedule, wiring
 
 SETTINGS = load_settings()
 WIRING = wiring(SETTINGS)
-SOURCES = SETTINGS.of_kind("redis")
+SOURCES = alone(SETTINGS, SETTINGS.of_kind("redis"))
 
 with DAG(
     dag_id="backup_redis_snapshot",

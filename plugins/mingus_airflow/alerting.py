@@ -14,6 +14,7 @@ from mingus_engine.settings import Settings
 
 #: Seconds from the moment a run is queued until it is late, unless the settings say otherwise.
 DEFAULT_DEADLINES = {
+    "backup_groups": 6 * 3600,
     "backup_postgres_full": 2 * 3600,
     "backup_postgres_incremental": 3600,
     "backup_postgres_wal": 1800,

@@ -12,11 +12,12 @@ from mingus_airflow.operators import FileBackupOperator
 from mingus_airflow.operators.back_up import FULL, INCREMENTAL
 from mingus_airflow.pipelines import back_up_each
 from mingus_airflow.selection import level_param, sources_param
-from mingus_airflow.wiring import load_settings, schedule, wiring
+from mingus_airflow.wiring import alone, load_settings, schedule, wiring
 
 # What their documentation has in common, behind what each of them says of itself.
 STEPS = """
-* `select_sources` — the sets of the settings, or those of the parameter *sources*. Red: a misspelt set.
+* `select_sources` — the sets of the settings (at night without those that `backup_groups` covers), or those of the
+  parameter *sources*. Red: a misspelt set.
 * `source.back_up` — reads what seems changed since the newest good snapshot and stores what is new; the result restores
   by itself. When there is nothing to build on (no snapshot yet, the chain is older than `full_every_days`), it stores
   everything; *reasons* in the report says why. Red: nothing was committed: a root is not there (not mounted?), or more
@@ -58,11 +59,14 @@ def back_up_file_sets(
     """A DAG that takes each file set of the settings on its own: back up → ship, and → verify if it is to *prove*.
 
     :param doc: documentation of its own, in front of what all have. :param of: only sets of this kind, as in
-        ``files.set``; ``None`` = all. :param most: how long one run may take.
+        ``files.set``; ``None`` = all. :param prove: then sets of scheduled groups are left out: `backup_groups` proves them.
+       :param most: how long one run may take.
     :raises SettingsError: the settings cannot be read.
     """
     settings = load_settings()
     sets = [s.id for s in settings.sources if s.kind == "files" and of in {None, s.files.set}]
+    if prove:
+        sets = alone(settings, sets)
     kind = Param(
         INCREMENTAL,
         type="string",

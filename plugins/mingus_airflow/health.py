@@ -13,7 +13,7 @@ from croniter import croniter
 
 from mingus_airflow import connections
 from mingus_airflow.rest import AirflowApi, ApiError
-from mingus_airflow.wiring import DEFAULT_SCHEDULES, wiring
+from mingus_airflow.wiring import DEFAULT_SCHEDULES, alone, wiring
 from mingus_engine.errors import MingusError
 from mingus_engine.jobs.health.findings import WARN, Finding
 from mingus_engine.jobs.health.gauges import Gauge
@@ -31,6 +31,11 @@ _OPERATIONS: Mapping[str, tuple[str, str]] = {
     "backup_code": ("files", "incremental"),
     "backup_files_hourly": ("files", "incremental"),
 }
+# What `backup_groups` backs up of a member, by its kind.
+_OF_GROUPS = {"postgres": "incremental", "redis": "snapshot", "files": "incremental"}
+_SINGLE = frozenset({
+    "backup_postgres_full", "backup_redis_snapshot", "backup_documents", "backup_configuration", "backup_code",
+})  # fmt: skip
 _SETS = {"backup_documents": "documents", "backup_configuration": "configuration", "backup_code": "code"}
 
 
@@ -50,13 +55,13 @@ def resolved(settings: Settings) -> tuple[Settings, dict[str, str]]:
 def due(settings: Settings, now: datetime) -> Iterator[Gauge]:
     """When the schedules last wanted each kind of backup of each source."""
     newest: dict[tuple[str, str, str], float] = {}
-    for dag_id, (kind, operation) in _OPERATIONS.items():
+    for dag_id, kind, operation in _scheduled():
         cron = settings.schedules.get(dag_id, DEFAULT_SCHEDULES.get(dag_id, "none"))
         if cron == "none":
             continue
         at = croniter(cron, now.astimezone(ZoneInfo(settings.time_zone))).get_prev(datetime).timestamp()
         for source in settings.sources:
-            if _covers(dag_id, source, kind):
+            if _covers(settings, dag_id, source, kind):
                 key = (source.id, kind, operation)
                 newest[key] = max(newest.get(key, 0.0), at)
     for (source_id, kind, operation), at in newest.items():
@@ -65,8 +70,18 @@ def due(settings: Settings, now: datetime) -> Iterator[Gauge]:
         )  # fmt: skip
 
 
-def _covers(dag_id: str, source: SourceSettings, kind: str) -> bool:
+def _scheduled() -> Iterator[tuple[str, str, str]]:
+    """DAG, kind of source, operation."""
+    yield from ((dag_id, *of) for dag_id, of in _OPERATIONS.items())
+    yield from (("backup_groups", *of) for of in _OF_GROUPS.items())
+
+
+def _covers(settings: Settings, dag_id: str, source: SourceSettings, kind: str) -> bool:
     if source.kind != kind:
+        return False
+    if dag_id == "backup_groups":
+        return bool(settings.groups_of(source.id))
+    if dag_id in _SINGLE and not alone(settings, [source.id]):
         return False
     if dag_id == "backup_postgres_wal":
         return source.wal.scheduled

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import task, task_group
 
-from mingus_airflow.operators import EncryptAndShipOperator, RestoreVerifyOperator
+from mingus_airflow.operators import EncryptAndShipOperator, GroupBackupOperator, RestoreVerifyOperator
 from mingus_airflow.operators.base import EngineOperator
 from mingus_airflow.selection import select_sources
 from mingus_airflow.wiring import Wiring
@@ -56,3 +56,44 @@ def back_up_each(
             )
 
     steps.expand(source=chosen_sources(known))
+
+
+def back_up_groups(known: Sequence[str], wiring: Wiring, *, kind: str, level: str) -> None:
+    """For each chosen group: ``back_up``; then for each member of those that are whole ``source.ship`` →
+    ``source.verify``. A group that fails keeps no other from that, but the run fails: ``all_good`` is not reached.
+
+    :param kind: ``full`` or ``incremental``, a template. :param level: of the verification, a template.
+    """
+
+    @task(task_id="select_groups", retries=0)
+    def choose(params: dict) -> list[str]:
+        """Which groups this run covers."""
+        return select_sources(known, params["groups"], "group")
+
+    # What failed has returned nothing, and must not keep the members of other groups from being shipped.
+    @task(task_id="select_members", retries=0, trigger_rule="all_done")
+    def members(reports: Any) -> list[dict[str, Any]]:
+        """The members' snapshots of the groups that are whole."""
+        return [
+            {"source": member, "snapshot": {"snapshot": made["snapshot"], "repository": made["repository"]}}
+            for report in reports or ()
+            for member, made in report["members"].items()
+        ]
+
+    # A run is as good as its last tasks: without this one it would be green when `back_up` failed and the rest was left.
+    @task(task_id="all_good", retries=0, trigger_rule="none_failed")
+    def all_good() -> None:
+        """Every group, and every copy of its members."""
+
+    @task_group(group_id="source")
+    def steps(source: str, snapshot: Any) -> None:
+        shown = {"source": source, "snapshot": snapshot, **SHOWN}
+        ship = EncryptAndShipOperator(task_id="ship", **shown, **wiring.arguments("ship"))
+        ship >> RestoreVerifyOperator(task_id="verify", level=level, **shown, **wiring.arguments("verify"))
+
+    backup = GroupBackupOperator.partial(
+        task_id="back_up", kind=kind, **SHOWN, **wiring.arguments("back_up_group")
+    ).expand(source=choose())
+    last = all_good()
+    backup >> last
+    steps.expand_kwargs(members(backup.output)) >> last

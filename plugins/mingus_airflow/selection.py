@@ -23,6 +23,18 @@ def sources_param(known: Sequence[str]) -> Param:
     )
 
 
+def groups_param(known: Sequence[str]) -> Param:
+    """The field ``groups`` of a DAG's form: some of *known*; none chosen = all."""
+    return Param(
+        [],
+        type="array",
+        title="Groups",
+        description="Only these; none chosen = all.",
+        items={"type": "string", "enum": list(known)},
+        examples=list(known),
+    )
+
+
 def level_param() -> Param:
     """The field ``level`` of a DAG's form; empty = as the settings of each source say."""
     return Param(
@@ -34,8 +46,8 @@ def level_param() -> Param:
     )
 
 
-def select_sources(known: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
-    """The *wanted* sources in the order of *known*; all when nothing is wanted in particular.
+def select_sources(known: Sequence[str], wanted: Sequence[str] | None, what: str = "source") -> list[str]:
+    """The *wanted* sources (or *what* they are) in the order of *known*; all when nothing is wanted in particular.
 
     :raises AirflowFailException: one of them is not known; a typing error must not read as "nothing to do".
     """
@@ -43,5 +55,5 @@ def select_sources(known: Sequence[str], wanted: Sequence[str] | None) -> list[s
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             said = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
-            raise AirflowFailException(f"the settings have no source {name!r} for this DAG; {said}")
+            raise AirflowFailException(f"the settings have no {what} {name!r} for this DAG; {said}")
     return [name for name in known if not wanted or name in wanted]

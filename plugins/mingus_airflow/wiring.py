@@ -22,6 +22,7 @@ DEFAULT_SETTINGS_FILE = Path(__file__).resolve().parents[2] / "include" / "confi
 
 # Every scheduled DAG with its cron expression, unless the settings say otherwise.
 DEFAULT_SCHEDULES = {
+    "backup_groups": "30 0 * * *",
     "backup_postgres_full": "0 2 * * *",
     "backup_postgres_incremental": "0 9-18 * * *",
     "backup_postgres_wal": "*/5 * * * *",
@@ -77,6 +78,7 @@ class Wiring:
     archive_wal: PerJob = field(default_factory=PerJob)
     back_up_aof: PerJob = field(default_factory=PerJob)
     back_up_files: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
+    back_up_group: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     ship: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     verify: PerJob = field(default_factory=lambda: PerJob(timeout_s=12 * 3600))
     recover: PerJob = field(default_factory=lambda: PerJob(timeout_s=24 * 3600))
@@ -91,7 +93,7 @@ class Wiring:
 
     def arguments(self, job: str) -> dict[str, Any]:
         """Operator arguments of a task of *job*: ``back_up``, ``archive_wal``, ``back_up_aof``, ``back_up_files``,
-        ``ship``, ``verify``, ``recover``, ``health_check``, ``probe``.
+        ``back_up_group``, ``ship``, ``verify``, ``recover``, ``health_check``, ``probe``.
         """
         bounds: PerJob = getattr(self, job)
         return {
@@ -137,6 +139,13 @@ def schedule(settings: Settings, dag_id: str) -> CronTriggerTimetable | None:
             raise SettingsError(f"schedules: unknown key {name!r}; {_nearest(name, DEFAULT_SCHEDULES)}")
     cron = settings.schedules.get(dag_id, DEFAULT_SCHEDULES[dag_id])
     return None if cron == "none" else CronTriggerTimetable(cron, timezone=settings.time_zone)
+
+
+def alone(settings: Settings, known: Iterable[str]) -> list[str]:
+    """Those of the sources *known* that no scheduled group covers: their nights are of the DAGs of their kind."""
+    if settings.schedules.get("backup_groups", DEFAULT_SCHEDULES["backup_groups"]) == "none":
+        return list(known)
+    return [source for source in known if not settings.groups_of(source)]
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

@@ -65,6 +65,22 @@ def test_what_is_due_follows_the_schedules_and_leaves_out_what_none_covers() -> 
     }
 
 
+def test_what_is_due_of_a_member_is_the_backup_of_its_group() -> None:
+    text = """
+        repositories: [{name: a, path: /a}]
+        groups: [{name: shop, members: [ledger, cache]}]
+        sources: [{id: ledger, wal: {scheduled: false}}, {id: cache, kind: redis, redis: {aof_scheduled: false}}]
+        schedules: {backup_postgres_incremental: none%s}
+        """
+    half_past = NOON.replace(hour=0, minute=30, second=0)
+    found = {(g.labels["source"], g.labels["operation"]): g.value for g in health.due(parse(text % ""), NOON)}
+    assert found == dict.fromkeys([("ledger", "incremental"), ("cache", "snapshot")], half_past.timestamp())
+    alone = {(g.labels["source"], g.labels["operation"]) for g in health.due(
+        parse(text % ", backup_groups: none"), NOON
+    )}  # fmt: skip
+    assert alone == {("ledger", "full"), ("cache", "snapshot")}
+
+
 def test_what_is_due_is_in_the_time_zone_of_the_settings() -> None:
     settings = parse(
         "{time_zone: Asia/Tokyo, repositories: [{name: a, path: /a}], sources: [{id: cache, kind: redis}],"

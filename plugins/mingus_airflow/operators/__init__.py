@@ -5,6 +5,7 @@ from mingus_airflow.operators.encrypt_and_ship import EncryptAndShipOperator
 from mingus_airflow.operators.file_backup import FileBackupOperator
 from mingus_airflow.operators.files_recovery_plan import FilesRecoveryPlanOperator
 from mingus_airflow.operators.files_restore import FilesRestoreOperator
+from mingus_airflow.operators.group_backup import GroupBackupOperator
 from mingus_airflow.operators.health_check import HealthCheckOperator, ProbeOperator
 from mingus_airflow.operators.pg_base_backup import PgBaseBackupOperator
 from mingus_airflow.operators.pg_extract import PgExtractOperator
@@ -25,6 +26,7 @@ __all__ = [
     "FileBackupOperator",
     "FilesRecoveryPlanOperator",
     "FilesRestoreOperator",
+    "GroupBackupOperator",
     "HealthCheckOperator",
     "PgBaseBackupOperator",
     "PgExtractOperator",

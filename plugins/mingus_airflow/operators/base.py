@@ -62,14 +62,7 @@ class EngineOperator(BaseOperator):
                 settings = connections.resolve(load_settings(self.settings_file), self.source)
                 connections.mask_secrets(settings, self.source)
                 kind = settings.source(self.source).kind
-                self._runner = JobRunner(
-                    provenance=provenance_of(context, socket.gethostname()),
-                    log=self.log,
-                    interval_s=wiring(settings).progress_interval_s,
-                )
-                if self._killed:
-                    self._runner.cancel()
-                report = self._runner.run(lambda job: self.run_job(settings, job)).as_dict()
+                report = self._run(context, settings).as_dict()
         except BaseException:
             if self.family:
                 metrics.failed(self.family, self._labels(kind))
@@ -78,6 +71,17 @@ class EngineOperator(BaseOperator):
             metrics.succeeded(self.family, report, self._labels(kind))
         self.log.info("report: %s", report)
         return report
+
+    def _run(self, context: Mapping[str, Any], settings: Settings) -> Report:
+        """The job, beside the main thread; cancelled by ``on_kill``."""
+        self._runner = JobRunner(
+            provenance=provenance_of(context, socket.gethostname()),
+            log=self.log,
+            interval_s=wiring(settings).progress_interval_s,
+        )
+        if self._killed:
+            self._runner.cancel()
+        return self._runner.run(lambda job: self.run_job(settings, job))
 
     def _labels(self, kind: str) -> dict[str, str]:
         return {"source": self.source, "kind": kind, "operation": self.operation}
