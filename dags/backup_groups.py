@@ -1,23 +1,23 @@
 """# Backup of every group at one moment, shipped and proven
 
 Runs nightly (00:30 unless the settings say otherwise), for each group of the settings: **back up** all members between
-the group's `before` and `after`, then for each member **ship → verify**. One group's failure does not stop another's. The
-members are left out of the nightly DAGs of their kind; the hourly ones go on with them.
+the group's `before` and `after`, then for each member **ship → verify**. One group's failure does not stop another's.
+The members are left out of the nightly DAGs of their kind; the hourly ones go on with them.
 
 * `select_groups` — the groups of the settings, or those of the parameter *groups*. Red: a misspelt group.
 * `back_up` — one for each group. Red: this moment is not whole. The log says of each member whether its snapshot is
-  stored; before all have read everything, none is. What a member did commit restores by itself, and is shipped by the next
-  run that ships its source.
+  stored; before all have read everything, none is. What a member did commit restores by itself, and is shipped by the
+  next run that ships its source.
 * `select_members` — the members' snapshots of the groups that are whole.
-* `source.ship` — copies to each further repository of the member's chain. Red: **the backup itself is safe** in the first
-  one; look at the network, credentials or space of the destination.
+* `source.ship` — copies to each further repository of the member's chain. Red: **the backup itself is safe** in the
+  first one; look at the network, credentials or space of the destination.
 * `source.verify` — restores the member's snapshot from the *last* repository of its chain and checks it. Red: **look at
   once**.
 * `all_good` — green only when nothing above failed.
 
 ## It is red. What now?
-1. Open the log of the red task: the last lines say what failed, on which member, and a *hint*. **Report**, the button on
-   the task's page, shows what a finished task returned.
+1. Open the log of the red task: the last lines say what failed, on which member, and a *hint*. **Report**, the button
+   on the task's page, shows what a finished task returned.
 2. *"may pass by itself"*: Airflow tries again, all members at a new moment. *"not retried"*: mend the cause, then
    **Clear** the task and those after it.
 3. The same by hand, on the machine of the worker, also when Airflow is down:

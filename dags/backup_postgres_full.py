@@ -4,7 +4,8 @@ Runs nightly. For each source on its own: **back up → ship → verify**. One s
 night is good when every `verify` is green: the snapshot was restored from the *last* repository of the chain, started,
 and its numbers were right.
 
-* `select_sources` — the sources of the settings that no scheduled group covers (`backup_groups`), or those of the parameter *sources*. Red: a misspelt source.
+* `select_sources` — the sources of the settings that no scheduled group covers (`backup_groups`), or those of
+  the parameter *sources*. Red: a misspelt source.
 * `source.back_up` — reads the cluster once, encrypts, stores in the first repository, WAL included. Red: nothing was
   committed; look at the server, its rights, the repository's disk.
 * `source.ship` — copies to each further repository of the chain. Red: **the backup itself is safe** in the first one;

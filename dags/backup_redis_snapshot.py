@@ -5,7 +5,8 @@ night is good when every `verify` is green: the snapshot was restored from the *
 throw-away server loaded it, and it held what the source held — not merely: it started. A Redis that comes up empty
 without any error is the classic disaster; nothing here is green that could end so.
 
-* `select_sources` — the sources of the settings that no scheduled group covers (`backup_groups`), or those of the parameter *sources*. Red: a misspelt source.
+* `select_sources` — the sources of the settings that no scheduled group covers (`backup_groups`), or those of
+  the parameter *sources*. Red: a misspelt source.
 * `source.back_up` — receives the data as a replica would (from a replica where there is a healthy one), looks at every
   byte of it, encrypts, stores it in the first repository together with configuration, users and functions. Of a cluster
   all primaries at once. Red: nothing was committed; look at the server, its rights, the repository's disk. An empty

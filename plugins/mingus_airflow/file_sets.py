@@ -59,8 +59,8 @@ def back_up_file_sets(
     """A DAG that takes each file set of the settings on its own: back up → ship, and → verify if it is to *prove*.
 
     :param doc: documentation of its own, in front of what all have. :param of: only sets of this kind, as in
-        ``files.set``; ``None`` = all. :param prove: then sets of scheduled groups are left out: `backup_groups` proves them.
-       :param most: how long one run may take.
+        ``files.set``; ``None`` = all. :param prove: then sets of scheduled groups are left out:
+        ``backup_groups`` proves them. :param most: how long one run may take.
     :raises SettingsError: the settings cannot be read.
     """
     settings = load_settings()

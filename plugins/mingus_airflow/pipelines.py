@@ -80,7 +80,8 @@ def back_up_groups(known: Sequence[str], wiring: Wiring, *, kind: str, level: st
             for member, made in report["members"].items()
         ]
 
-    # A run is as good as its last tasks: without this one it would be green when `back_up` failed and the rest was left.
+    # A run is as good as its last tasks: without this one it would be green when `back_up` failed and the others were
+    # skipped.
     @task(task_id="all_good", retries=0, trigger_rule="none_failed")
     def all_good() -> None:
         """Every group, and every copy of its members."""

@@ -81,7 +81,7 @@ class TestRun:
             if "group" in engine.act:
                 engine.act["group"](settings, context)
             made = {"snapshot": f"01K0{name}", "repository": "primary", "checks": []}
-            members = {member: made for member in settings.group(name).members}
+            members = dict.fromkeys(settings.group(name).members, made)
             return FakeReport(job="back up group", source=name, duration_s=1.0, more={"members": members})
 
         monkeypatch.setattr(groups, "back_up_group", run)
