@@ -15,8 +15,9 @@ __all__ = ["airflow_home", "engine", "settings_file"]
 
 
 def parse(path: Path) -> Any:
-    """The DagBag of a file or directory, without deadlines and without what is called when a run fails: ``dag.test()`` of
-    Airflow 3.3 breaks off on the first, and on the second where a parameter has no default.
+    """The DagBag of a file or directory, without deadlines and without what is called when a run fails.
+
+    ``dag.test()`` of Airflow 3.3 breaks off on the first, and on the second where a parameter has no default.
     """
     from airflow.dag_processing.dagbag import DagBag
 
