@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -73,6 +73,16 @@ class RecoveryOrder:
         order = cls(**values)
         order.check()
         return order
+
+    def check_conflict(self, chosen: str, known: Sequence[str]) -> None:
+        """What becomes of what is there: *chosen* is one of *known*; another than the first only for an extraction.
+
+        :raises SettingsError: it is not.
+        """
+        if chosen not in known:
+            raise SettingsError(f"conflict {chosen!r} is none of {', '.join(known)}")
+        if chosen != known[0] and self.mode != EXTRACT:
+            raise SettingsError(f"the parameter 'conflict' is for mode {EXTRACT!r}, not {self.mode!r}")
 
     def check(self) -> None:
         """:raises SettingsError: what was said cannot be meant."""

@@ -47,10 +47,7 @@ class RedisOrder(RecoveryOrder):
     def check(self) -> None:
         """:raises SettingsError: what was said cannot be meant."""
         super().check()
-        if self.conflict not in CONFLICTS:
-            raise SettingsError(f"conflict {self.conflict!r} is none of {', '.join(CONFLICTS)}")
-        if self.conflict != CONFLICTS[0] and self.mode != EXTRACT:
-            raise SettingsError(f"the parameter 'conflict' is for mode {EXTRACT!r}, not {self.mode!r}")
+        self.check_conflict(self.conflict, CONFLICTS)
         if self.form not in ("", *FORMS):
             raise SettingsError(f"form {self.form!r} is none of {', '.join(FORMS)}")
         self.extraction()
