@@ -78,7 +78,8 @@ def findings(report: Any, settings: Settings, context: Mapping[str, Any]) -> Ite
         bad = [f"{check['name']}: {check['detail']}" for check in report.get("checks", ()) if not check.get("ok")]
         what = f"snapshot {report.get('snapshot')} of {where['source']} is flagged: {'; '.join(bad)}"
         hint = "look at the source first; older proven snapshots are kept until a person has looked"
-        yield _finding(CRITICAL, "flagged snapshot", what, hint, where)
+        # A story of its own: the next flagged one is told although this one was told lately.
+        yield _finding(CRITICAL, f"flagged snapshot {report.get('snapshot')}", what, hint, where)
     for gap in report.get("gaps") or ():
         what = f"no moment between {gap.get('from')} and {gap.get('to')} can be restored: {gap.get('why', '')}"
         hint = "take a full backup now: the window begins again with it; `mingus windows` shows what can be restored"

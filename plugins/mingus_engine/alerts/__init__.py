@@ -15,6 +15,7 @@ channels at once. Not promised: that a message was read; that a gateway which to
 from __future__ import annotations
 
 from mingus_engine.alerts.checking import Problem, configured, problems
+from mingus_engine.alerts.memory import Memory
 from mingus_engine.alerts.outcomes import Failure, last_failures
 
-__all__ = ["Failure", "Problem", "configured", "last_failures", "problems"]
+__all__ = ["Failure", "Memory", "Problem", "configured", "last_failures", "problems"]

@@ -9,11 +9,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 CRITICAL, WARNING, INFO = "critical", "warning", "info"
+_RANKS = {INFO: 0, WARNING: 1, CRITICAL: 2}
 FAILURE, EXHAUSTED, RECOVERED, LATE, FINDING, TEST, CHANNEL = (
     "failure", "exhausted", "recovered", "late", "finding", "test", "channel",
 )  # fmt: skip
 # What ends by itself when the same step succeeds again.
 LASTING = frozenset({FAILURE, EXHAUSTED})
+
+
+def rank(severity: object) -> int:
+    """How severe: a greater number is worse. What is none of the three counts as critical: it must not be silenced."""
+    return _RANKS.get(str(severity), _RANKS[CRITICAL])
 
 
 def _now() -> str:

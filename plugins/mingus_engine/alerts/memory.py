@@ -84,7 +84,9 @@ class Memory:
         return [path for _, path in sorted(found)]
 
     def fresh(self, events: Sequence[Event]) -> list[Event]:
-        """Those of *events* that are to be told now: the others were within the repeat interval, and are counted."""
+        """Those of *events* that are to be told now: the others were told within the repeat interval, as bad or
+        worse, and are counted.
+        """
         now = time.time()
         with files.locked(self._root / "lock"):
             return [event for event in events if self._is_fresh(event, now)]
@@ -98,6 +100,15 @@ class Memory:
                 if incident is not None:
                     files.write(path, {**incident, "confirmed": True})
         shutil.rmtree(taken, ignore_errors=True)
+
+    def check(self) -> None:
+        """Write a file and remove it again. :raises OSError: nothing can be remembered."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = self._root / f".probe.{ulids.new()}"
+        try:
+            probe.write_bytes(b"x")
+        finally:
+            probe.unlink(missing_ok=True)
 
     def end(self, dag: str, task: str, source: str) -> tuple[str, str, int] | None:
         """End what is told to last of a step of a source: since when, how severe, how often it failed. ``None``: there
@@ -119,7 +130,7 @@ class Memory:
                     ended.append(incident or {})
         if not ended:
             return None
-        severity = kinds.CRITICAL if any(i.get("severity") == kinds.CRITICAL for i in ended) else kinds.WARNING
+        severity = max((str(i.get("severity", kinds.WARNING)) for i in ended), key=kinds.rank)
         since = min(str(i.get("since", "")) for i in ended)
         return since, severity, sum(max(1, int(_number(i.get("count")))) for i in ended)
 
@@ -135,14 +146,18 @@ class Memory:
         incident = files.read(path) or {}
         age = now - _number(incident.get("told_at"))
         wait = self._settings.alerts.repeat_interval_s if incident.get("confirmed") else _DELIVERY_MAX_S
-        fresh = not 0 <= age < wait
-        if fresh and age > _INCIDENT_MAX_AGE_S:
+        worse = kinds.rank(event.severity) > kinds.rank(incident.get("told_severity", incident.get("severity")))
+        fresh = worse or not 0 <= age < wait
+        if age > _INCIDENT_MAX_AGE_S:
             incident = {}
+        # The end is told to whom the worst was told.
+        worst = max(event.severity, str(incident.get("severity", kinds.INFO)), key=kinds.rank)
         files.write(path, {
             "dag": event.dag, "task": event.task, "source": event.source, "cause": event.cause,
-            "kind": event.kind, "severity": event.severity, "since": incident.get("since", event.at),
+            "kind": event.kind, "severity": worst, "since": incident.get("since", event.at),
             "count": int(_number(incident.get("count"))) + 1,
             "told_at": now if fresh else incident["told_at"],
+            "told_severity": event.severity if fresh else incident.get("told_severity", worst),
             "confirmed": False if fresh else bool(incident.get("confirmed")),
         })  # fmt: skip
         return fresh

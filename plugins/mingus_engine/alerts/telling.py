@@ -16,13 +16,17 @@ from mingus_engine.alerts.routing import channels_of
 from mingus_engine.alerts.senders import Sender
 from mingus_engine.settings import Settings
 
+#: In the place of a channel: the directory in which it is remembered what was told.
+MEMORY = "memory"
+
 
 @dataclass(frozen=True)
 class Teller:
     """Tells events by *senders*.
 
     :param meaning: of sources, what can be recovered; asked only when something is told. It has its own bound.
-    :param log: what an operator should read. :param told: called for every outcome.
+    :param log: what an operator should read.
+    :param told: called for every outcome; ``MEMORY`` as its channel = what was told cannot be remembered.
     :param redacted: takes secrets out of a text.
     """
 
@@ -46,14 +50,14 @@ class Teller:
             group = memory.put(event)
         except OSError as error:
             # Silence is the worse mistake: told at once, and again if it happens again.
-            self.log(f"alert: {self.settings.alerts_path} cannot be written ({error.strerror}): told without memory")
+            self._forgets(error)
             self._send([event])
             return
         if group is None:
             return
         if others:
             time.sleep(self.settings.alerts.group_wait_s)
-        self._take(memory, group)
+        self._take(memory, group, event)
         self.sweep()
 
     def succeeded(self, dag: str, task: str, source: str, *, run: str, url: str, others: bool = False) -> None:
@@ -82,23 +86,38 @@ class Teller:
             for path in memory.left_over()[:1]:
                 self._take(memory, path)
         except OSError as error:
-            self.log(f"alert: {self.settings.alerts_path} cannot be read: {error.strerror}")
+            self._forgets(error)
 
-    def _take(self, memory: Memory, group: Path) -> None:
+    def _take(self, memory: Memory, group: Path, own: Event | None = None) -> None:
+        """Take the events of *group* and tell them.
+
+        :param own: the caller's; told also where the group cannot be taken. The others' are taken up later.
+        """
         try:
             taken = memory.take(group)
-            if taken is None:
-                return
-            path, events = taken
+        except OSError as error:
+            self._forgets(error)
+            if own is not None:
+                self._send([own])
+            return
+        if taken is None:
+            return
+        path, events = taken
+        try:
             fresh = memory.fresh(events)
         except OSError as error:
-            self.log(f"alert: {self.settings.alerts_path} cannot be written: {error.strerror}")
-            return
+            self._forgets(error)
+            fresh = events
         if not fresh or self._send(fresh):
             try:
                 memory.done(path, fresh)
             except OSError as error:
-                self.log(f"alert: {self.settings.alerts_path} cannot be written: {error.strerror}")
+                self._forgets(error)
+
+    def _forgets(self, error: OSError) -> None:
+        why = f"{self.settings.alerts_path} cannot be written ({error.strerror}): told without memory"
+        self.log(f"alert: {why}")
+        self.told(Outcome(MEMORY, False, 1, why))
 
     def _send(self, events: Sequence[Event]) -> bool:
         """Whether somebody was told, or nobody is to be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -15,11 +16,12 @@ from typing import Any
 import pytest
 
 from mingus_engine.alerts import delivering, memory
+from mingus_engine.alerts.delivering import Outcome
 from mingus_engine.alerts.event import Event
 from mingus_engine.alerts.message import SHORT_MAX, Message, compose
 from mingus_engine.alerts.routing import channels_of
 from mingus_engine.alerts.senders import NotTaken
-from mingus_engine.alerts.telling import Teller
+from mingus_engine.alerts.telling import MEMORY, Teller
 from mingus_engine.settings import Settings, parse
 from tests.support.processes import wait_until
 
@@ -82,6 +84,24 @@ def test_a_clock_that_was_set_back_does_not_silence_anybody(
     monkeypatch.setattr(memory.time, "time", lambda: earlier)
     teller(settings, mail=mail).tell(event(run="r2"))
     assert len(mail.messages) == 2
+
+
+def test_what_got_worse_is_told_at_once_and_what_got_better_is_not(settings: Settings) -> None:
+    mail = Inbox()
+    for number, severity in enumerate(("warning", "warning", "critical", "critical", "warning", "critical")):
+        teller(settings, mail=mail).tell(event(run=f"r{number}", severity=severity))
+    assert [message.subject.split()[1] for message in mail.messages] == ["Warning:", "Critical:"]
+
+
+def test_the_end_is_told_to_whom_the_worst_was_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    telephone = Inbox()
+    teller(settings, sms=telephone).tell(event())
+    later = time.time() + 3700
+    monkeypatch.setattr(memory.time, "time", lambda: later)
+    told = teller(settings, sms=telephone)
+    told.tell(event(run="r2", severity="warning"))
+    told.succeeded("full", "source.back_up", "ledger", run="r3", url="")
+    assert [message.subject.split()[1] for message in telephone.messages] == ["Critical:", "Recovered:"]
 
 
 @pytest.mark.parametrize("other", [{"cause": "Damaged"}, {"source": "crm"}, {"task": "source.ship"}, {"dag": "wal"}])
@@ -201,6 +221,20 @@ def test_a_directory_that_cannot_be_written_loses_no_alert(settings: Settings, t
     told.succeeded("full", "source.back_up", "ledger", run="r2", url="")
     assert len(mail.messages) == 1
     assert "without memory" in said[0]
+
+
+@pytest.mark.parametrize("step", ["take", "fresh", "done"])
+def test_a_disk_that_is_full_in_between_loses_no_alert_and_is_counted(
+    step: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(memory.Memory, step, full)
+    mail, outcomes = Inbox(), list[Outcome]()
+    Teller(settings, {"mail": mail}, told=outcomes.append).tell(event())
+    assert len(mail.messages) == 1
+    assert {(outcome.channel, outcome.ok) for outcome in outcomes} == {("mail", True), (MEMORY, False)}
 
 
 @pytest.mark.parametrize("garbage", ["", "{", "[1]", '{"told_at": "soon"}', '{"kind": 7}', "\x00"])
