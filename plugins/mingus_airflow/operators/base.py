@@ -65,10 +65,10 @@ class EngineOperator(BaseOperator):
                 report = self._run(context, settings).as_dict()
         except BaseException:
             if self.family:
-                metrics.failed(self.family, self._labels(kind))
+                self.count_failure(self._labels(kind))
             raise
         if self.family:
-            metrics.succeeded(self.family, report, self._labels(kind))
+            self.count_success(report, self._labels(kind))
         self.log.info("report: %s", report)
         return report
 
@@ -82,6 +82,14 @@ class EngineOperator(BaseOperator):
         if self._killed:
             self._runner.cancel()
         return self._runner.run(lambda job: self.run_job(settings, job))
+
+    def count_success(self, report: Mapping[str, Any], labels: Mapping[str, str]) -> None:
+        """Send what *report* says about a try that succeeded."""
+        metrics.succeeded(self.family, report, labels)
+
+    def count_failure(self, labels: Mapping[str, str]) -> None:
+        """Count a try that failed."""
+        metrics.failed(self.family, labels)
 
     def _labels(self, kind: str) -> dict[str, str]:
         return {"source": self.source, "kind": kind, "operation": self.operation}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mingus_airflow import metrics
 from mingus_airflow.operators.base import EngineOperator, snapshot_id
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
 from mingus_engine.settings import Settings
@@ -51,6 +52,9 @@ class EncryptAndShipOperator(EngineOperator):
     def __init__(self, *, source: str, snapshot: str | Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(source=source, **kwargs)
         self.snapshot = snapshot
+        self._done: list[dict[str, Any]] = []
+        # Of the hop that is under way; empty = none is yet.
+        self._destination = ""
 
     def run_job(self, settings: Settings, context: JobContext) -> Report:
         """Run the ``ship`` job once per neighbouring pair of the chain."""
@@ -58,9 +62,10 @@ class EncryptAndShipOperator(EngineOperator):
 
         watch, snapshot, chain = Stopwatch(), snapshot_id(self.snapshot), settings.chain(self.source)
         first = self.snapshot.get("repository") if isinstance(self.snapshot, Mapping) else None
-        done: list[dict[str, Any]] = []
+        done = self._done = []
         for origin, destination in hops(chain, first or chain[0]):
             context.log(f"shipping from {origin} to {destination}")
+            self._destination = destination
             report = ship(
                 settings, self.source, origin=origin, destination=destination, context=context, snapshot=snapshot
             )
@@ -77,3 +82,13 @@ class EncryptAndShipOperator(EngineOperator):
             objects_put=sum(hop.get("objects_put", 0) for hop in done),
             bytes_put=sum(hop.get("bytes_put", 0) for hop in done),
         )
+
+    def count_success(self, report: Mapping[str, Any], labels: Mapping[str, str]) -> None:
+        """One try for each repository that was shipped to."""
+        for hop in report["hops"]:
+            metrics.succeeded(self.family, {**hop, "repository": hop["destination"]}, labels)
+
+    def count_failure(self, labels: Mapping[str, str]) -> None:
+        """Of the repository that could not be shipped to; those before it have what they were sent."""
+        self.count_success({"hops": self._done}, labels)
+        metrics.failed(self.family, {**labels, "repository": self._destination})

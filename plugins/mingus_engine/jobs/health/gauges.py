@@ -110,6 +110,10 @@ def _of_copies() -> Iterator[Metric]:
     )  # fmt: skip
     yield Metric("storage_free_bytes", "gauge", ("repository",), "Free space of a local repository, bytes.")
     yield Metric("storage_size_bytes", "gauge", ("repository",), "Size of a local repository's file system, bytes.")
+    yield Metric(
+        "storage_free_threshold_percent", "gauge", ("repository",),
+        "Setting: less free space than this raises the alarm, percent.",
+    )  # fmt: skip
     yield Metric("key_epoch_age_seconds", "gauge", ("repository",), "Since the current epoch key was made, seconds.")
     yield Metric(
         "repository_ok", "gauge", ("repository",), "Whether it is reachable and a key opens it (1) or not (0)."
@@ -147,6 +151,10 @@ def _of_the_rest() -> Iterator[Metric]:
     yield Metric(
         "host_disk_percent", "gauge", ("host", "directory"), "Of the disk of a working directory, percent used."
     )
+    for name in ("cpu", "memory", "disk"):
+        yield Metric(
+            f"host_{name}_threshold_percent", "gauge", ("host",), "Setting: more in use raises the alarm, percent."
+        )
     yield Metric(
         "host_network_bytes_per_second", "gauge", ("host", "direction"), "Over all interfaces but the loopback."
     )

@@ -31,6 +31,11 @@ def look(settings: Settings, *, interval_s: float = _INTERVAL_S) -> tuple[list[F
         _finding("host-memory", "memory", memory, int(limits.memory_percent), WARN),
     ]
     gauges = [Gauge("host_cpu_percent", cpu, host), Gauge("host_memory_percent", memory, host)]
+    # The rules compare with these: the settings are the one place that says them.
+    gauges += [
+        Gauge(f"host_{name}_threshold_percent", float(getattr(limits, f"{name}_percent")), host)
+        for name in ("cpu", "memory", "disk")
+    ]
     for name, used in _disks(settings):
         found.append(_finding(f"host-disk-{name}", f"disk of {name}", used, int(limits.disk_percent), CRITICAL))
         gauges.append(Gauge("host_disk_percent", used, {**host, "directory": name}))

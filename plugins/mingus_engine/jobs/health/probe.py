@@ -20,7 +20,7 @@ from mingus_engine import bounds, ulids
 from mingus_engine.errors import MingusError
 from mingus_engine.jobs import places
 from mingus_engine.jobs.context import JobContext, Report, Stopwatch
-from mingus_engine.jobs.health import copies, findings, host, servers, stored
+from mingus_engine.jobs.health import channels, copies, findings, host, servers, stored
 from mingus_engine.jobs.health.bounded import Looks, TimedOut
 from mingus_engine.jobs.health.findings import Finding
 from mingus_engine.jobs.health.gauges import Gauge
@@ -78,7 +78,7 @@ def probe(
     chosen = [settings.source(name) for name in only] or list(settings.sources)
     found = _Probe(_hurried(settings), chosen, context, unresolved or {}).run(now)
     worker, used = host.look(settings)
-    every = findings.worst_first([*found.findings, *worker])
+    every = findings.worst_first([*found.findings, *worker, *channels.look(settings)])
     gauges = [*found.gauges, *used, *findings.gauges(every)]
     if not only:
         gauges.append(Gauge("probe_last_success_timestamp_seconds", now().timestamp()))
@@ -154,7 +154,11 @@ class _Probe:
         self.gauges += [Gauge("repository_ok", 1, labels), Gauge("key_epoch_age_seconds", age, labels)]
         if free is None or not size:
             return
-        self.gauges += [Gauge("storage_free_bytes", free, labels), Gauge("storage_size_bytes", size, labels)]
+        self.gauges += [
+            Gauge("storage_free_bytes", free, labels),
+            Gauge("storage_size_bytes", size, labels),
+            Gauge("storage_free_threshold_percent", limit, labels),
+        ]
         self.findings.append(Finding(
             "space", 100 * free >= limit * size,
             f"{free / bounds.GIB:.1f} of {size / bounds.GIB:.1f} GiB free, alarm below {limit} %",
