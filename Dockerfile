@@ -6,7 +6,7 @@
 # Tags are pinned; to pin bytes, add the digest that `docker buildx imagetools inspect IMAGE` shows: IMAGE@sha256:….
 ARG AIRFLOW_IMAGE=apache/airflow:3.3.2-python3.11
 # Of the newest major version that is backed up: a server refuses a newer one's RDB.
-ARG REDIS_IMAGE=redis:7.2.11-bookworm
+ARG REDIS_IMAGE=redis:7.2.14-bookworm
 
 FROM ${REDIS_IMAGE} AS redis
 

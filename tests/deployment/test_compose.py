@@ -231,6 +231,11 @@ def test_the_programs_know_the_options_that_they_are_given(service: str) -> None
         assert re.search(rf"^\s*--?{re.escape(name.lstrip('-'))}\b", told, re.MULTILINE), option
 
 
+def test_the_statsd_exporter_of_the_deployment_is_the_one_that_the_tests_build() -> None:
+    version = services()["statsd-exporter"]["image"].rpartition(":")[2]
+    assert f"version={version}" in (ROOT / "scripts" / "setup.sh").read_text()
+
+
 @pytest.mark.airflow
 def test_airflow_knows_its_commands_and_options() -> None:
     from airflow.cli.cli_parser import get_parser

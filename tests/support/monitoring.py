@@ -138,12 +138,15 @@ def running_exporter(directory: Path, mapping: Path = MAPPING) -> Iterator[Expor
         f"--statsd.listen-tcp=127.0.0.1:{exporter.statsd}",
         f"--statsd.listen-udp=127.0.0.1:{exporter.statsd}",
     ]
-    with _running(command, directory / "statsd_exporter.log", f"http://127.0.0.1:{exporter.web}/metrics"):
+    with running_program(command, directory / "statsd_exporter.log", f"http://127.0.0.1:{exporter.web}/metrics"):
         yield exporter
 
 
 @contextmanager
-def _running(command: list[str | Path], log: Path, url: str, env: Mapping[str, str] | None = None) -> Iterator[None]:
+def running_program(
+    command: list[str | Path], log: Path, url: str, env: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """A program that answers at *url*, for the time of the context. :param env: added to this process's."""
     with log.open("wb") as output:
         process = processes.start(command, log=output, env=env)
         try:
@@ -233,7 +236,7 @@ def running_prometheus(
         *flags,
     ]
     url = f"http://127.0.0.1:{port}"
-    with _running(command, directory / "prometheus.log", f"{url}/-/ready"):
+    with running_program(command, directory / "prometheus.log", f"{url}/-/ready"):
         yield Prometheus(url)
 
 
@@ -253,7 +256,7 @@ def running_alertmanager(directory: Path, environment: Mapping[str, str]) -> Ite
         "ALERTMANAGER_CONFIG": str(directory / "alertmanager.yml"),
         **environment,
     }
-    with _running(command, directory / "alertmanager.log", f"http://{address}/-/ready", environment):
+    with running_program(command, directory / "alertmanager.log", f"http://{address}/-/ready", environment):
         yield address
 
 
