@@ -98,8 +98,8 @@ def _postgres(machine: Machine, version: PgVersion, name: str) -> PgCluster:
 
 
 @pytest.fixture
-def machine(pg_versions: dict[int, PgVersion], session_directory: Path) -> Iterator[Machine]:
-    home = make_directory(session_directory / "processes")
+def machine(pg_versions: dict[int, PgVersion], workspace: Path) -> Iterator[Machine]:
+    home = make_directory(workspace / "processes")
     with ExitStack() as stack:
         ports = {name: str(processes.free_port()) for name in ("api", "s3", "redis", "broker", "statsd")}
         found = Machine(home, {}, {}, stack)
