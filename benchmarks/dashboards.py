@@ -35,10 +35,20 @@ _RECORDED = {
     "mingus:recovery_point_age_seconds": "gauge",
     "mingus:rpo_ok": "one",
     "mingus:backup_last_success_timestamp_seconds": "time",
+    "mingus:backup_behind_seconds": "gauge",
+    "mingus:backup_duration_seconds:mean": "gauge",
+    "mingus:recovery_duration_seconds:mean": "gauge",
+    "mingus:recovery_window_start_seconds": "time",
     "mingus:rpo_missed:ratio_30d": "zero",
     "mingus:rpo_budget_left": "one",
     "mingus:backups_over_target_total": "zero",
     "mingus:recoveries_over_target_total": "zero",
+}
+_RECORDED_BY_OPERATION = {
+    "mingus:backup_last_success_timestamp_seconds",
+    "mingus:backup_behind_seconds",
+    "mingus:backup_duration_seconds:mean",
+    "mingus:recovery_duration_seconds:mean",
 }
 
 
@@ -56,7 +66,7 @@ def series(sources: int) -> Iterator[tuple[str, str]]:
                 for part in parts:
                     yield _named(metric.name + part, {**fixed, **labels}), shape
     for name, shape in _RECORDED.items():
-        operations = _combinations(("operation",) if "last_success" in name else (), name)
+        operations = _combinations(("operation",) if name in _RECORDED_BY_OPERATION else (), name.split(":")[1])
         for source, kind in ids:
             for labels in operations:
                 yield _named(name, {"source": source, "kind": kind, **labels}), shape

@@ -69,13 +69,11 @@ OVERVIEW = Board(
                   {f"time() - mingus:backup_last_success_timestamp_seconds{OF_SOURCE}": TRY},
                   "Since the newest snapshot of each kind was written.", unit="s", link=LINKS["Full backups"]),
             Panel("Behind the schedule",
-                  {f"backup_due_timestamp_seconds{OF_SOURCE} - on (source, operation)"
-                   f" mingus:backup_last_success_timestamp_seconds{OF_SOURCE}": TRY},
+                  {f"mingus:backup_behind_seconds{OF_SOURCE}": TRY},
                   "When the schedule last wanted a backup, minus when the newest was written. Below zero: in time.",
                   unit="s", steps=((None, GREEN), (BACKUP_S, RED)), link=LINKS["Full backups"]),
             Panel("Duration of backups",
-                  {f"sum by (source, operation) (backup_duration_seconds_sum{OF_SOURCE}) / "
-                   f"sum by (source, operation) (backup_duration_seconds_count{OF_SOURCE})": TRY},
+                  {f"mingus:backup_duration_seconds:mean{OF_SOURCE}": TRY},
                   "Mean since the exporter started.", unit="s", steps=((None, GREEN), (BACKUP_S, RED)),
                   link=LINKS["Full backups"]),
             Panel("Backups per day",
@@ -144,9 +142,7 @@ RECOVERY = Board(
         ],
         "Speed": [
             Panel("Duration of recoveries",
-                  {f"sum by (source, operation) (recovery_duration_seconds_sum{OF_SOURCE}) / "
-                   f"sum by (source, operation) (recovery_duration_seconds_count{OF_SOURCE})":
-                   TRY},
+                  {f"mingus:recovery_duration_seconds:mean{OF_SOURCE}": TRY},
                   "Mean of restores, drills and restore tests since the exporter started.", unit="s",
                   steps=((None, GREEN), (RTO_S, RED)), link=LINKS["Recovery"]),
             Panel("Recoveries per week",
@@ -256,8 +252,8 @@ COMPLIANCE = Board(
         ],
         "Evidence": [
             Panel("Snapshots", {f"snapshots{OF_COPY}": COPY}, "That are there."),
-            Panel("Retention reached", {f"time() - recovery_window_start_seconds{OF_COPY}": COPY},
-                  "How far back a moment can be chosen.", unit="s"),
+            Panel("Retention reached", {f"time() - mingus:recovery_window_start_seconds{OF_SOURCE}": "{{source}}"},
+                  "How far back a moment can be chosen, in the repository that reaches furthest.", unit="s"),
             Panel("Schedules", {"time() - schedule_last_success_timestamp_seconds": ""},
                   "Seconds since each schedule last succeeded.", kind="table", unit="s"),
             Panel("Newest proofs", {f"proof_last_ok{OF_COPY}": ""}, "Of each copy: good or not.", kind="table",
