@@ -49,7 +49,7 @@ def drain(installation: Installation, cluster: PgCluster | None = None, reposito
             receiver.stop_at(identity.flush)
             wal.archive(
                 run, stream(), system_id=identity.system_id, segment_bytes=segment_bytes,
-                spool_path=settings.spool_path, level=source.compression_level,
+                spool_path=settings.spool_path, level=source.zstd_level,
             )  # fmt: skip
             run.end([])
     return identity.flush

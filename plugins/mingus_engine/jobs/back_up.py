@@ -65,7 +65,7 @@ def _attempt(
     with ExitStack() as stack:
         repository = stack.enter_context(places.first_reachable(settings, source_id, context))
         run = writer.begin(
-            repository, source_id, kind=runs.WRITE, spool_path=settings.spool_path, level=source.compression_level,
+            repository, source_id, kind=runs.WRITE, spool_path=settings.spool_path, level=source.zstd_level,
             provenance=context.provenance, workers=source.workers,
         )  # fmt: skip
         stack.callback(run.close)

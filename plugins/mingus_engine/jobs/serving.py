@@ -135,7 +135,7 @@ class LogService(ABC):
             first = repository.name == settings.chain(source.id)[0]
             until = time.monotonic() + (_RUN_S if first else _RUN_ELSEWHERE_S)
             run = writer.begin(
-                repository, source.id, kind=runs.LOG, spool_path=settings.spool_path, level=source.compression_level,
+                repository, source.id, kind=runs.LOG, spool_path=settings.spool_path, level=source.zstd_level,
                 provenance=self._context.provenance,
             )  # fmt: skip
             with closing(run):

@@ -49,10 +49,10 @@ def check(settings: Settings, where: str) -> None:
 
 
 def _check_numbers(source: SourceSettings, where: str) -> None:
-    limits = (("workers", 64), ("sql_connections", 16), ("compression_level", 19), ("full_every_days", 366))
-    for key, most in limits:
-        if not 1 <= getattr(source, key) <= most:
-            raise SettingsError(f"{where}: {key} of source {source.id!r} must be 1 to {most}")
+    limits = (("workers", 1, 64), ("sql_connections", 1, 16), ("compression_level", 0, 19), ("full_every_days", 1, 366))
+    for key, least, most in limits:
+        if not least <= getattr(source, key) <= most:
+            raise SettingsError(f"{where}: {key} of source {source.id!r} must be {least} to {most}")
     if _SLOT.fullmatch(source.wal_slot) is None:
         raise SettingsError(f"{where}: wal.slot of source {source.id!r} must be [a-z0-9_]{{1,63}}")
     if source.wal.slice_interval_s <= 0 or source.wal.idle_sample_s <= 0 or source.wal.busy_lag_max_bytes < 0:

@@ -63,7 +63,7 @@ class SourceSettings:
     :param repository: the first repository; ``ship_to`` the chain of others, in order.
     :param full_every_days: an incremental backup that finds its chain this old takes a full one instead; of kind
         ``files`` see there.
-    :param compression_level: zstd; 1 is fastest, 3 stores some percent less.
+    :param compression_level: zstd, 1 (fastest) to 19; 0 = by kind, see ``zstd_level``.
     :param bin_directory: directory of the server's programs for restore tests; empty = found by version.
     :param hooks: programs before and after a backup, of any kind (not of pieces of a log).
     """
@@ -78,7 +78,7 @@ class SourceSettings:
     repository: str = ""
     ship_to: tuple[str, ...] = ()
     workers: int = bounds.WORKERS_DEFAULT
-    compression_level: int = 1
+    compression_level: int = 0
     full_every_days: int = 7
     verify_page_checksums: bool = True
     max_rate_bytes_per_s: int = 0
@@ -95,6 +95,13 @@ class SourceSettings:
     def run_as(self) -> str:
         """Operating-system user of the throw-away server, and of restored files, when the engine is root."""
         return self.verify.run_as or self.kind
+
+    @property
+    def zstd_level(self) -> int:
+        """The level that is used. 3 stores some percent less of documents and sources, and reading many small files
+        takes longer than compressing them; databases are read faster than that.
+        """
+        return self.compression_level or (3 if self.kind == "files" else 1)
 
     @property
     def generation_days(self) -> int:

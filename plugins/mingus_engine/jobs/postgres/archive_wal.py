@@ -122,7 +122,7 @@ class _Drain:
         with ExitStack() as stack:
             run = writer.begin(
                 self._repository, self._source.id, kind=runs.LOG, spool_path=settings.spool_path,
-                level=self._source.compression_level, provenance=context.provenance,
+                level=self._source.zstd_level, provenance=context.provenance,
             )  # fmt: skip
             stack.callback(run.close)
             for _ in range(_SESSIONS_MAX):

@@ -77,7 +77,7 @@ def archive(job: BackUpRun, backup: PostgresBackup) -> list[LogRef]:
     """Store the WAL of the backup while it runs; returns when the source says that all was sent."""
     return wal.archive(
         job.run, backup.wal(), system_id=backup.system_id, segment_bytes=backup.wal_segment_bytes,
-        spool_path=job.settings.spool_path, level=job.source.compression_level,
+        spool_path=job.settings.spool_path, level=job.source.zstd_level,
         on_stored=backup.receiver.confirm,
     )  # fmt: skip
 

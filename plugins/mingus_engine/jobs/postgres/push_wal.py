@@ -60,11 +60,11 @@ def push_wal(settings: Settings, source_id: str, path: Path, *, context: JobCont
         )  # fmt: skip
     with places.first_reachable(settings, source_id, context) as repository:
         run = writer.begin(
-            repository, source_id, kind=runs.LOG, spool_path=settings.spool_path, level=source.compression_level,
+            repository, source_id, kind=runs.LOG, spool_path=settings.spool_path, level=source.zstd_level,
             provenance=context.provenance,
         )  # fmt: skip
         with closing(run):
-            push = _Push(settings, run, path, source.compression_level)
+            push = _Push(settings, run, path, source.zstd_level)
             stored = push.history() if wal_segment.HISTORY.fullmatch(name) else push.segment()
             run.refuse_if_fenced()
             run.end([])

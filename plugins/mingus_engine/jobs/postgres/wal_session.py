@@ -71,7 +71,7 @@ class Session:
             system_id=server.system_id,
             segment_bytes=server.segment_bytes,
             spool_path=settings.spool_path,
-            level=settings.source(run.source).compression_level,
+            level=settings.source(run.source).zstd_level,
             server_version=server.version,
             waiting=server.receiver.kept_alive,
         )

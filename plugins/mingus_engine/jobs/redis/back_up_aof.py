@@ -97,7 +97,7 @@ def _attempt(
         client = stack.enter_context(connected(conn))
         value, put_right = _ready_setting(client, source, repository, context)
         run = writer.begin(
-            repository, source.id, kind=runs.WRITE, spool_path=settings.spool_path, level=source.compression_level,
+            repository, source.id, kind=runs.WRITE, spool_path=settings.spool_path, level=source.zstd_level,
             provenance=context.provenance, workers=source.workers,
             facts={SETTINGS_FACT: {aof_setting.NAME: value}},
         )  # fmt: skip

@@ -62,7 +62,7 @@ def drain_stream(settings: Settings, source_id: str, *, context: JobContext) -> 
     source = settings.source(source_id, "redis")
     with places.first_reachable(settings, source_id, context) as repository:
         run = writer.begin(
-            repository, source_id, kind=runs.LOG, spool_path=settings.spool_path, level=source.compression_level,
+            repository, source_id, kind=runs.LOG, spool_path=settings.spool_path, level=source.zstd_level,
             provenance=context.provenance,
         )  # fmt: skip
         with closing(run):

@@ -128,9 +128,7 @@ class StreamSession:
         """
         here, settings = self.position, self._settings
         replid = self._server.begin(here.replid, here.offset)
-        to = StreamDestination(
-            self._run, replid, settings.spool_path, settings.source(self._run.source).compression_level, {}
-        )
+        to = StreamDestination(self._run, replid, settings.spool_path, settings.source(self._run.source).zstd_level, {})
         if replid != here.replid:
             to = dataclasses.replace(to, facts={"follows": {"replid": here.replid, "offset": here.offset}})
             put_history(to, self._stored, here.replid, here.offset)
