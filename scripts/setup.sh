@@ -51,6 +51,8 @@ missing_packages() {
         command -v prometheus-node-exporter >/dev/null || echo prometheus-node-exporter
         command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter
         command -v prometheus-redis-exporter >/dev/null || echo prometheus-redis-exporter
+        # The browser of the tests that look at Airflow's pages.
+        [ -x /usr/bin/chromium ] || echo chromium
         find_statsd_exporter || command -v go >/dev/null || echo golang-go
     fi
     if [ "$level" = bench ]; then

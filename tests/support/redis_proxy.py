@@ -62,11 +62,16 @@ class Proxy:
                 if not down and b"PSYNC" in data:
                     asked.set()
                     self.snapshots += 1
+                if not down and sink.fileno() < 0:
+                    continue  # cut: what the reader still says goes nowhere
                 kept: bytes | None = data
                 if down and asked.is_set():
                     kept, passed = self._harmed(data, passed), passed + len(data)
                 if kept is None:
-                    break
+                    # All that was passed on arrives, then the end; the other direction closes when the reader does.
+                    source.close()
+                    sink.shutdown(socket.SHUT_WR)
+                    return
                 sink.sendall(kept)
         for one in (source, sink):
             with suppress(OSError):

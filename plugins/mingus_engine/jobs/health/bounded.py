@@ -28,14 +28,14 @@ class Looks(Generic[K, V]):
         self._waiting: queue.SimpleQueue[tuple[K, Callable[[], V]]] = queue.SimpleQueue()
         for item in looks.items():
             self._waiting.put(item)
-        self._count, self._timeout_s = len(looks), timeout_s
-        self._workers = min(workers, self._count)
+        self._keys, self._timeout_s = list(looks), timeout_s
+        self._workers = min(workers, len(self._keys))
         self._lock = threading.Lock()
         self._running: dict[K, float] = {}
         self._outcomes: dict[K, V | Exception] = {}
 
     def run(self, cancel: threading.Event) -> dict[K, V | Exception]:
-        """What each look returned or raised; :class:`TimedOut` where it did not end in time.
+        """What each look returned or raised, in the order of the looks; :class:`TimedOut` where it did not end in time.
 
         :raises Cancelled: *cancel* was set.
         """
@@ -48,8 +48,8 @@ class Looks(Generic[K, V]):
                 for key in late:
                     del self._running[key]
                     self._outcomes[key] = TimedOut(f"no answer within {self._timeout_s:.0f} s")
-                if len(self._outcomes) == self._count:
-                    return dict(self._outcomes)
+                if len(self._outcomes) == len(self._keys):
+                    return {key: self._outcomes[key] for key in self._keys}
             for _ in late:
                 self._start()
             if cancel.wait(_POLL_S if late or self._running else _POLL_S / 10):
