@@ -99,7 +99,8 @@ class AirflowApi:
             with opener.open(request, timeout=_TIMEOUT_S) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")[:500]
+            with error:
+                text = error.read().decode(errors="replace")[:500]
             raise DemoError(f"{method} {path} was answered {error.code}: {text}") from None
         except (TimeoutError, ConnectionError) as error:
             # A machine that does much else at the same time; asking again changes nothing.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 
@@ -20,6 +21,7 @@ from demo.supervisor import Airflow
 from tests.support.alerting import MailServer, SlackServer, mail_server, slack_server
 from tests.support.directories import make_directory
 from tests.support.monitoring import Recorder
+from tests.support.pg_versions import PgVersion
 from tests.support.postgres import SUPERUSER, PgCluster
 from tests.support.processes import free_port, wait_until
 from tests.support.redis import RedisServer
@@ -32,6 +34,7 @@ FILES_DAG, FILES_RECOVERY = "backup_documents", "recover_files"
 RECOVERY_TEST = "recovery_test"
 RUN_TIMEOUT_S = 240.0
 SESSIONS = 2000
+_METADATA = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 # Two operators who may do all that an operator may, and the account that asks who approved what.
 SERVICE = "mingus"
 USERS = {"alice": "op", "bob": "op", SERVICE: "viewer"}
@@ -65,6 +68,10 @@ class Installation:
         )
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
+
+    def metadata(self) -> psycopg.Connection[Any]:
+        """Airflow's own database."""
+        return psycopg.connect(self.airflow.environment[_METADATA].replace("+psycopg2", ""))
 
     def trigger(self, *, dag: str = DAG, **conf: Any) -> str:
         """Start a run as an operator at a terminal would; returns its id."""
@@ -162,7 +169,18 @@ def write_letters(directory: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installation]:
+def metadata(pg_versions: dict[int, PgVersion], session_directory: Path) -> Iterator[str]:
+    """SQLAlchemy's address of an empty PostgreSQL database, as in a deployment.
+
+    SQLite answers "database is locked" when many runs are asked for at once.
+    """
+    with PgCluster.create(pg_versions[15], session_directory / "metadata", conf={"max_connections": "200"}) as cluster:
+        cluster.start().execute("CREATE DATABASE airflow")
+        yield f"postgresql+psycopg2://{SUPERUSER}:{cluster.password}@127.0.0.1:{cluster.port}/airflow"
+
+
+@pytest.fixture(scope="session")
+def installation(pg15: PgCluster, metadata: str, session_directory: Path) -> Iterator[Installation]:
     home = make_directory(session_directory / "end-to-end")
     make_directory(home / "scratch")
     write_letters(home / "letters")
@@ -194,6 +212,7 @@ def installation(pg15: PgCluster, session_directory: Path) -> Iterator[Installat
             mark=home,
             environment={
                 **environment,
+                _METADATA: metadata,
                 "AIRFLOW_CONN_E2E_LEDGER": json.dumps(connection),
                 "AIRFLOW_CONN_E2E_GONE": json.dumps({**connection, "port": free_port()}),
                 "EMAIL_ALERTS_ENABLED": "true",

@@ -58,8 +58,7 @@ def damaged_letters(installation: Installation) -> Iterator[Path]:
 def test_every_source_is_recovered_and_one_report_says_so(installation: Installation) -> None:
     sources = ["ledger", "sessions", "letters"]
     # Another test's snapshot may be one that is wrong on purpose.
-    installation.mingus("backup", "ledger")
-    installation.mingus("ship", "ledger")
+    assert installation.wait(installation.trigger(sources=["ledger"])) == "success"
     run_id, state = outcome_of(installation, sources=sources)
     assert state == "success", installation.task_log(run_id, "report", dag=RECOVERY_TEST)
     report = installation.airflow.api.report(RECOVERY_TEST, run_id, "report")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.integration.test_redis_aof import fill
 from tests.integration.test_redis_stream import drain, installed
 from tests.mingus_engine.jobs.redis.starting import digest, started
 from tests.support.fixtures import MakeRedis
+from tests.support.processes import wait_until
 from tests.support.redis import RedisServer
 from tests.support.redis_installation import FIRST, SOURCE, RedisInstallation
 
@@ -84,17 +86,23 @@ def test_a_recovery_is_proven_and_the_report_says_of_what(make_redis: MakeRedis,
         assert checks(report)["L4 keys"].detail.startswith(f"{keys} keys")
 
 
+def wide(server: RedisServer, mingus: RedisInstallation) -> dict[str, Any] | None:
+    """The window after some more commands; ``None``: it begins and ends at one moment."""
+    fill(server)
+    drain(mingus)
+    (window,) = windows(mingus.settings, SOURCE, FIRST, context=mingus.context()).repositories[0]["windows"]
+    return window if window["start_time"] < window["end_time"] else None
+
+
 def test_a_recovery_to_a_random_second_is_proven_and_the_seed_names_it_again(
     make_redis: MakeRedis, workspace: Path
 ) -> None:
     with installed(make_redis, workspace) as (server, mingus):
         drain(mingus)
-        fill(server)
-        drain(mingus)
-        (window,) = windows(mingus.settings, SOURCE, FIRST, context=mingus.context()).repositories[0]["windows"]
+        window = wait_until(lambda: wide(server, mingus), "there is time between the first and the last moment")
         report = recovery_test(mingus.settings, SOURCE, repository=FIRST, context=mingus.context())
         assert report.ok, report.checks
-        assert report.target is not None
+        assert report.target is not None, report.reason
         assert report.seed is not None
         moment = datetime.fromisoformat(report.target.removeprefix("time:"))
         assert window["start_time"] <= moment.isoformat() <= window["end_time"]
