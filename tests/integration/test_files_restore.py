@@ -479,6 +479,23 @@ def test_another_name_alone_is_not_believed_to_hold_what_size_and_time_say(one: 
     assert counts(report) == {"overwritten": 1}
 
 
+@pytest.mark.parametrize("conflict", ["skip", "newer"])
+def test_a_lost_name_is_not_linked_to_a_kept_file_that_only_looks_like_the_snapshots(
+    one: FileSet, conflict: str
+) -> None:
+    write(one.tree / "a", "as it was")
+    os.link(one.tree / "a", one.tree / "b")
+    one.back_up()
+    status = (one.tree / "a").stat()
+    for name in ("a", "b"):
+        (one.tree / name).unlink()
+    (one.tree / "a").write_text("AS IT WAS")
+    os.utime(one.tree / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
+    original(one, conflict=conflict)
+    assert (one.tree / "a").read_text() == "AS IT WAS"
+    assert (one.tree / "b").read_text() == "as it was"
+
+
 def test_what_was_too_large_for_the_snapshot_and_is_smaller_now_is_not_removed(one: FileSet) -> None:
     one.set(file_max_bytes=100)
     write(one.tree / "a", "as it was")

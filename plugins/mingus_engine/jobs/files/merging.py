@@ -343,7 +343,7 @@ class Merging:
             to = instead.get(first, first)
             known = self._target.look(to)
             good = known is not None and (known[0].st_mtime_ns, known[0].st_size) == (entry.mtime_ns, entry.size)
-            good = good and (self._selection.wants(to, folder=False) or self._holds(to, TabledEntry(entry, runs)))
+            good = good and (self._vouched_for(to) or self._holds(to, TabledEntry(entry, runs)))
             here = self._target.look(entry.path)
             if good and known and here and (known[0].st_dev, known[0].st_ino) == (here[0].st_dev, here[0].st_ino):
                 self._said(entry, replace(change, action=Action.SAME))
@@ -360,6 +360,10 @@ class Merging:
                 self._actions[entry.path] = change
                 self._whole(TabledEntry(entry, runs))
                 instead[first] = entry.path
+
+    def _vouched_for(self, path: bytes) -> bool:
+        """Whether this restore wrote *path* or compared it: where it may have been kept, nobody knows what is in it."""
+        return self._policy.conflict not in ("skip", "newer") and self._selection.wants(path, folder=False)
 
     def _holds(self, path: bytes, file: TabledEntry) -> bool:
         """Whether *path*, which this restore did not look into, has the content of *file*: size and time may lie."""

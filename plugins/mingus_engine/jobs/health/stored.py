@@ -29,7 +29,7 @@ from mingus_engine.store.base import ObjectInfo
 #: From this level on a verification restores.
 RESTORED_FROM = 3
 # Of the form of what is remembered: another number, and it is made anew.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def _facts(repository: Repository, source: str, kind: str, listed: Iterable[Obje
     last: dict[str, float] = {}
     for manifest in seen.manifests:
         operation = _operation(manifest.kind)
-        last[operation] = max(last.get(operation, 0.0), manifest.written_at.timestamp())
+        # A full backup holds what the increment that was due would have held.
+        for done in (operation, "incremental") if operation == "full" else (operation,):
+            last[done] = max(last.get(done, 0.0), manifest.written_at.timestamp())
     start, end, gaps, damaged = _window(repository, source, kind, seen)
     return Facts(
         snapshots=len(seen.manifests),
