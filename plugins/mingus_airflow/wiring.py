@@ -138,7 +138,10 @@ def schedule(settings: Settings, dag_id: str) -> CronTriggerTimetable | None:
         if name not in DEFAULT_SCHEDULES:
             raise SettingsError(f"schedules: unknown key {name!r}; {_nearest(name, DEFAULT_SCHEDULES)}")
     cron = settings.schedules.get(dag_id, DEFAULT_SCHEDULES[dag_id])
-    return None if cron == "none" else CronTriggerTimetable(cron, timezone=settings.time_zone)
+    if cron == "none":
+        return None
+    # Airflow takes ``False``, its default, for "when a tenth of the period has not yet passed".
+    return CronTriggerTimetable(cron, timezone=settings.time_zone, run_immediately=timedelta(0))
 
 
 def alone(settings: Settings, known: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, is_dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -76,6 +76,23 @@ def test_the_schedule_is_in_the_time_zone_of_the_settings() -> None:
     timetable = schedule(parse(SETTINGS), "backup_postgres_full")
     assert timetable is not None
     assert (timetable.expression, str(timetable.timezone)) == ("0 2 * * *", "Europe/Berlin")
+
+
+def test_a_dag_that_is_unpaused_waits_for_its_next_time_however_short_ago_the_last_one_was() -> None:
+    from airflow.serialization.decoders import decode_timetable
+    from airflow.serialization.encoders import encode_timetable
+    from airflow.timetables.base import TimeRestriction
+
+    now = datetime.now(UTC)
+    cron = f"{(now - timedelta(minutes=3)):%M %H} * * *"
+    # As the scheduler sees it.
+    timetable = decode_timetable(
+        encode_timetable(schedule(Settings(schedules={"backup_postgres_full": cron}), "backup_postgres_full"))
+    )
+    restriction = TimeRestriction(earliest=None, latest=None, catchup=False)
+    found = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
+    assert found is not None
+    assert found.run_after > now
 
 
 def test_a_schedule_of_none_means_only_when_triggered() -> None:
