@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -75,11 +76,12 @@ def findings(report: Any, settings: Settings, context: Mapping[str, Any]) -> Ite
         return
     where = place(context)
     if report.get("flagged"):
-        bad = [f"{check['name']}: {check['detail']}" for check in report.get("checks", ()) if not check.get("ok")]
-        what = f"snapshot {report.get('snapshot')} of {where['source']} is flagged: {'; '.join(bad)}"
+        bad = "; ".join(f"{check['name']}: {check['detail']}" for check in report.get("checks", ()) if not check["ok"])
+        what = f"snapshot {report.get('snapshot')} of {where['source']} is flagged: {bad}"
         hint = "look at the source first; older proven snapshots are kept until a person has looked"
-        # A story of its own: the next flagged one is told although this one was told lately.
-        yield _finding(CRITICAL, f"flagged snapshot {report.get('snapshot')}", what, hint, where)
+        # What was found is the story: the same bad pages in each hourly backup are one, anything else is told at once.
+        story = hashlib.sha256(bad.encode()).hexdigest()[:8]
+        yield _finding(CRITICAL, f"flagged snapshot ({story})", what, hint, where)
     for gap in report.get("gaps") or ():
         what = f"no moment between {gap.get('from')} and {gap.get('to')} can be restored: {gap.get('why', '')}"
         hint = "take a full backup now: the window begins again with it; `mingus windows` shows what can be restored"

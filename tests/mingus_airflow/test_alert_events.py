@@ -24,14 +24,18 @@ def context(run: str) -> dict[str, Any]:
     return {"ti": ti, "task": SimpleNamespace(source="ledger"), "params": {}}
 
 
-def flagged(snapshot: str) -> dict[str, Any]:
-    return {"flagged": True, "snapshot": snapshot, "checks": [{"name": "page checksums", "ok": False, "detail": "2"}]}
+def flagged(snapshot: str, found: str) -> dict[str, Any]:
+    checks = [
+        {"name": "page checksums", "ok": False, "detail": found},
+        {"name": "size", "ok": True, "detail": snapshot},
+    ]
+    return {"flagged": True, "snapshot": snapshot, "checks": checks}
 
 
-def test_a_second_flagged_snapshot_is_told_and_the_same_one_is_not_told_again(settings: Settings) -> None:
+def test_what_was_found_is_told_once_and_anything_else_at_once(settings: Settings) -> None:
     told: list[str] = []
-    teller = Teller(settings, {"mail": lambda message: told.append(message.subject)})
-    for run, snapshot in (("r1", "01K1"), ("r1", "01K1"), ("r2", "01K2")):
-        for event in alert_events.findings(flagged(snapshot), settings, context(run)):
+    teller = Teller(settings, {"mail": lambda message: told.append(message.text)})
+    for run, snapshot, found in (("r1", "01K1", "block 7"), ("r2", "01K2", "block 7"), ("r3", "01K3", "blocks 7, 9")):
+        for event in alert_events.findings(flagged(snapshot, found), settings, context(run)):
             teller.tell(event)
-    assert told == [f"[MINGUS] Critical: flagged snapshot {ulid}: ledger" for ulid in ("01K1", "01K2")]
+    assert [text.partition("snapshot 01K")[2][:1] for text in told] == ["1", "3"]

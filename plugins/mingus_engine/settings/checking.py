@@ -49,7 +49,10 @@ def check(settings: Settings, where: str) -> None:
 
 
 def _check_numbers(source: SourceSettings, where: str) -> None:
-    limits = (("workers", 1, 64), ("sql_connections", 1, 16), ("compression_level", 0, 19), ("full_every_days", 1, 366))
+    limits = (
+        ("workers", 1, 64), ("sql_connections", 1, 16), ("compression_level", 0, 19), ("full_every_days", 1, 366),
+        ("rpo_s", 0, 366 * 86400),
+    )  # fmt: skip
     for key, least, most in limits:
         if not least <= getattr(source, key) <= most:
             raise SettingsError(f"{where}: {key} of source {source.id!r} must be {least} to {most}")

@@ -11,7 +11,8 @@ class HealthSettings:
 
     :param cpu_percent, memory_percent, disk_percent: of the worker; above, a check fails.
     :param storage_free_percent: of a local repository's file system; below, a check fails.
-    :param rpo_s: the newest moment that can be restored may be so old. :param rto_s: a recovery may take so long.
+    :param rpo_s: the newest moment that can be restored may be so old, unless the source says otherwise.
+    :param rto_s: a recovery may take so long.
     :param proof_max_age_days: so long ago the newest good verification of a source may be.
     :param certificate_min_days: so long certificates must still be valid.
     :param clock_offset_max_s: by so much clocks of servers and stores may differ from this machine's.

@@ -64,6 +64,8 @@ class SourceSettings:
     :param full_every_days: an incremental backup that finds its chain this old takes a full one instead; of kind
         ``files`` see there.
     :param compression_level: zstd, 1 (fastest) to 19; 0 = by kind, see ``zstd_level``.
+    :param rpo_s: its newest moment that can be restored may be so old; 0 = by section ``health``, see
+        ``recovery_point_objective_s``.
     :param bin_directory: directory of the server's programs for restore tests; empty = found by version.
     :param hooks: programs before and after a backup, of any kind (not of pieces of a log).
     """
@@ -82,6 +84,7 @@ class SourceSettings:
     full_every_days: int = 7
     verify_page_checksums: bool = True
     max_rate_bytes_per_s: int = 0
+    rpo_s: int = 0
     predicates: tuple[Predicate, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     verify: VerifySettings = field(default_factory=VerifySettings)
@@ -241,6 +244,13 @@ class Settings:
         source = self.stored_source(source_id)
         first = source.repository or self.repositories[0].name
         return (first, *(name for name in source.ship_to if name != first))
+
+    def recovery_point_objective_s(self, source: SourceSettings) -> int:
+        """How old the newest moment of *source* that can be restored may be, in seconds: its own ``rpo_s``, else that of
+        section ``health``. What is backed up hourly is older than an hour before the next backup has ended: twice that.
+        """
+        archived = source.kind == "postgres" and source.wal.scheduled
+        return source.rpo_s or self.health.rpo_s * (1 if archived else 2)
 
     def with_destination(self, destination: DestinationSettings) -> Settings:
         """These settings with one destination replaced (a caller that resolved its connection), or added."""

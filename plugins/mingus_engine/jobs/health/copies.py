@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mingus_engine.jobs.health.findings import CRITICAL, WARN, Finding
 from mingus_engine.jobs.health.gauges import Gauge
 from mingus_engine.jobs.health.stored import RESTORED_FROM, Copy, Facts
-from mingus_engine.settings import HealthSettings, SourceSettings
+from mingus_engine.settings import HealthSettings, Settings, SourceSettings
 
 _DAY_S = 86400
 
@@ -39,9 +39,7 @@ def gauges(source: SourceSettings, repository: str, copy: Copy, now: float) -> I
         yield Gauge("backup_last_success_timestamp_seconds", at, {**labels, "operation": operation})
 
 
-def findings(
-    settings: HealthSettings, source: SourceSettings, repository: str, copy: Copy, now: float
-) -> Iterator[Finding]:
+def findings(settings: Settings, source: SourceSettings, repository: str, copy: Copy, now: float) -> Iterator[Finding]:
     """What a person should know of it."""
     facts, where = copy.facts, (source.id, repository)
     if facts.window_end is None:
@@ -50,8 +48,7 @@ def findings(
         )
     else:
         age = max(0.0, now - facts.window_end)
-        # What is backed up hourly is older than an hour before the next backup has ended.
-        allowed = settings.rpo_s * (1 if source.kind == "postgres" and source.wal.scheduled else 2)
+        allowed = settings.recovery_point_objective_s(source)
         yield Finding(
             "recovery-point", age <= allowed,
             f"the newest moment that can be restored is {age:.0f} s old, at most {allowed} s are wanted", *where,
@@ -69,7 +66,7 @@ def findings(
         "damaged", not facts.damaged, facts.damaged[0] if facts.damaged else "nothing that was read is damaged",
         *where, hint="do not delete anything; restore from another repository and verify this one",
     )  # fmt: skip
-    yield _proof(settings, source, facts, where, now)
+    yield _proof(settings.health, source, facts, where, now)
 
 
 def level(facts: Facts) -> int:

@@ -126,6 +126,7 @@ def _of_copies() -> Iterator[Metric]:
 def _of_sources() -> Iterator[Metric]:
     for name, said in (
         ("source_ok", "Whether it answers and lets us in (1) or not (0)."),
+        ("recovery_point_target_seconds", "Setting: the newest moment that can be restored may be so old, seconds."),
         ("wal_archive_lag_bytes", "Write-ahead log that the server has and no repository holds, bytes."),
         ("slot_retained_bytes", "Write-ahead log that the archiver's slot keeps on the server, bytes."),
         ("slot_lost", "Whether the archiver's slot lost its log (1): there is a gap."),

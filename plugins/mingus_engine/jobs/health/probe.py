@@ -194,7 +194,7 @@ class _Probe:
                 continue
             held[name, source_id] = outcome
             self.gauges += copies.gauges(kinds[source_id], name, outcome, now)
-            self.findings += copies.findings(self._settings.health, kinds[source_id], name, outcome, now)
+            self.findings += copies.findings(self._settings, kinds[source_id], name, outcome, now)
         return held
 
     def _copy(self, name: str, source_id: str, kind: str) -> Copy:
@@ -210,6 +210,8 @@ class _Probe:
             self.findings += one.findings
             self.gauges += one.gauges
             labels = {"source": source.id, "kind": source.kind}
+            objective = self._settings.recovery_point_objective_s(source)
+            self.gauges.append(Gauge("recovery_point_target_seconds", objective, labels))
             mine = {name: held[name, source.id] for name in chain if (name, source.id) in held}
             if one.flush is not None and mine and source.wal.scheduled:
                 system_id, timeline, flush = one.flush
