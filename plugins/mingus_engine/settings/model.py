@@ -247,7 +247,8 @@ class Settings:
 
     def recovery_point_objective_s(self, source: SourceSettings) -> int:
         """How old the newest moment of *source* that can be restored may be, in seconds: its own ``rpo_s``, else that
-        of section ``health``. What is backed up hourly is older than an hour before the next backup has ended: twice that.
+        of section ``health``. What is backed up hourly is older than an hour before the next backup has ended: twice
+        that.
         """
         archived = source.kind == "postgres" and source.wal.scheduled
         return source.rpo_s or self.health.rpo_s * (1 if archived else 2)
