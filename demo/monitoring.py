@@ -40,6 +40,11 @@ class Monitoring:
             "AIRFLOW__METRICS__STATSD_PORT": str(self.statsd_port),
         }
 
+    @property
+    def listens(self) -> bool:
+        """Whether anybody takes what Airflow sends."""
+        return self._exporter is not None
+
     def start(self) -> None:
         """Start what is there; call it in the main thread (see ``demo.processes``)."""
         if self._exporter is None:

@@ -12,12 +12,22 @@ from typing import Any
 import yaml
 
 from demo.ledger import BACKUP_ROLE, DATABASE, Ledger
+from demo.papers import SETS, Papers
 from demo.places import REPOSITORY_ROOT, Places
 from demo.sessions import Sessions
 
 SOURCE, SESSIONS_SOURCE = "ledger", "sessions"
 CONNECTION, SESSIONS_CONNECTION = "demo_ledger", "demo_sessions"
 CHAIN = ("primary", "offsite")
+# What the demo does not run is not expected either: an alarm about it would be a false one.
+_NOT_RUN = (
+    "backup_groups",
+    "backup_postgres_incremental",
+    "backup_postgres_wal",
+    "backup_redis_aof",
+    "backup_files_hourly",
+)
+_NIGHTLY_RPO_S = 26 * 3600
 POOLS = {"back_up": ("mingus_backup", 1), "ship": ("mingus_ship", 2), "verify": ("mingus_verify", 1)}
 _KEY = "BACKUP_ENCRYPTION_KEY"
 
@@ -37,7 +47,7 @@ _MEASUREMENTS = {
 }
 
 
-def write_settings(places: Places, ledger: Ledger, sessions: Sessions) -> None:
+def write_settings(places: Places, ledger: Ledger, sessions: Sessions, papers: Papers) -> None:
     """Write ``mingus.yaml``, without any secret, and the password files it names."""
     password_file, sessions_password = places.root / "ledger-password", places.root / "sessions-password"
     _write_private(password_file, ledger.password + "\n")
@@ -88,7 +98,20 @@ def write_settings(places: Places, ledger: Ledger, sessions: Sessions) -> None:
                 "ship_to": list(CHAIN[1:]),
                 "verify": verify,
             },
+            *(
+                {
+                    "id": source,
+                    "kind": "files",
+                    "files": {"set": SETS[source], "roots": [{"path": str(root), "label": source}]},
+                    "repository": CHAIN[0],
+                    "ship_to": list(CHAIN[1:]),
+                    "verify": verify,
+                }
+                for source, root in papers.roots.items()
+            ),
         ],
+        "schedules": dict.fromkeys(_NOT_RUN, "none"),
+        "health": {"rpo_s": _NIGHTLY_RPO_S},
         "airflow": {
             **{job: {"pool": pool, "timeout_s": 1800} for job, (pool, _) in POOLS.items()},
             "retries": 1,
@@ -144,6 +167,22 @@ def restore_sessions(places: Places, key: str, directory: Path) -> dict[str, Any
         return restore_redis(
             loaded, SESSIONS_SOURCE, directory=directory, repository=CHAIN[-1], context=context
         ).as_dict()
+
+
+def restore_papers(places: Places, key: str) -> dict[str, Any]:
+    """Bring back what is lost of the documents, to where it was, from the last repository, and touch nothing else.
+
+    :returns: the job's report.
+    """
+    from mingus_engine import settings
+    from mingus_engine.jobs.context import JobContext
+    from mingus_engine.jobs.files.restore import restore_files
+
+    with _in_environment(environment(places, key)):
+        return restore_files(
+            settings.load(places.settings), "papers", original=True, conflict="skip", repository=CHAIN[-1],
+            context=JobContext(provenance={"program": "demo"}),
+        ).as_dict()  # fmt: skip
 
 
 def new_key() -> str:

@@ -174,8 +174,6 @@ class Airflow:
             "DAG_PROCESSOR__REFRESH_INTERVAL": 30,
             "DAG_PROCESSOR__PARSING_PROCESSES": 1,
             "SCHEDULER__ENABLE_HEALTH_CHECK": False,
-            # Nothing leaves the machine.
-            "USAGE_DATA_COLLECTION__ENABLED": False,
         }
         # Whatever the shell says about another Airflow must not reach this one.
         cleared: dict[str, str | None] = {

@@ -16,12 +16,15 @@ from demo.console import Console
 from demo.errors import DemoError
 from demo.ledger import Ledger
 from demo.monitoring import Monitoring
+from demo.papers import Papers
+from demo.papers import compare as compare_papers
 from demo.places import Places
 from demo.sessions import Sessions, compare
 from demo.supervisor import ADMIN, Airflow
 from demo.watching import Watch, summary
 
-DAG, SESSIONS_DAG = "backup_postgres_full", "backup_redis_snapshot"
+DAG = "backup_postgres_full"
+DAGS = (DAG, "backup_redis_snapshot", "backup_documents", "backup_configuration", "backup_code")
 _PROVEN = "PROVEN: backed up, encrypted, shipped, restored and checked"
 
 
@@ -33,6 +36,7 @@ class _Demo:
     here: Places
     ledger: Ledger
     sessions: Sessions
+    papers: Papers
     airflow: Airflow
     monitoring: Monitoring
     key: str
@@ -55,12 +59,18 @@ def up(console: Console) -> int:
         monitoring = Monitoring(here)
         environment = {**repositories.environment(here, key), **monitoring.environment}
         airflow = Airflow(here.airflow, mark=root, environment=environment)
-        demo = _Demo(console, here, Ledger(here, size_mb=size_mb), Sessions(here), airflow, monitoring, key)
+        servers = (Ledger(here, size_mb=size_mb), Sessions(here))
+        demo = _Demo(console, here, *servers, Papers(here), airflow, monitoring, key)
         try:
             _prepare(demo)
             code = _prove(demo)
             if code == 0:
                 _lose_and_restore(demo)
+                _lose_and_restore_papers(demo)
+            if demo.monitoring.listens:
+                # The figures that Prometheus' alerts are about; from now on every five minutes.
+                airflow.api.unpause("probe")
+                airflow.api.trigger("probe")
             return _stay(demo, code)
         except KeyboardInterrupt:
             console.end_live()
@@ -89,8 +99,10 @@ def _prepare(demo: _Demo) -> None:
     sessions.start()
     filling = _Background(lambda: _fill(console, ledger))
     filling_sessions = _Background(lambda: _fill_sessions(console, sessions))
+    with console.phase("documents, configuration and code"):
+        demo.papers.make()
     with console.phase("two repositories"):
-        repositories.write_settings(here, ledger, sessions)
+        repositories.write_settings(here, ledger, sessions, demo.papers)
         repositories.write_environment(here, demo.key)
         sheet = repositories.initialise(here, demo.key)
     for name, escrow in sheet.items():
@@ -104,7 +116,7 @@ def _prepare(demo: _Demo) -> None:
     filling.join()
     ledger.stop()
     ledger.start()
-    for dag in (DAG, SESSIONS_DAG):
+    for dag in DAGS:
         airflow.api.wait_for_dag(dag)
     status = here.root / "status.json"
     status.touch(mode=0o600)
@@ -116,7 +128,7 @@ def _prove(demo: _Demo) -> int:
     console, airflow = demo.console, demo.airflow
     begin, code = time.monotonic(), 0
     watches = {}
-    for dag in (DAG, SESSIONS_DAG):
+    for dag in DAGS:
         airflow.api.unpause(dag)
         watches[dag] = Watch(airflow, console, dag, airflow.api.trigger(dag))
         console.say(f"{dag}: started")
@@ -140,6 +152,20 @@ def _lose_and_restore(demo: _Demo) -> None:
         sessions.start(sessions.restored)
     said = compare(before, sessions.keys(), int(time.time() * 1000))
     console.say(f"RESTORED from {report['repository']}: {said}")
+
+
+def _lose_and_restore_papers(demo: _Demo) -> None:
+    """The commonest loss: somebody deleted a directory, and a file."""
+    console, papers = demo.console, demo.papers
+    before = papers.tree()
+    lost = papers.lose()
+    console.say(f"files: {lost} documents were deleted by mistake")
+    with console.phase("restore of what is lost, and of nothing else"):
+        report = repositories.restore_papers(demo.here, demo.key)
+    created = report["actions"].get("created", {}).get("count", 0)
+    console.say(
+        f"RESTORED from {report['repository']}: {created} files and directories made again; {compare_papers(before, papers.tree())}"
+    )
 
 
 def _stay(demo: _Demo, code: int) -> int:

@@ -110,7 +110,7 @@ def summary(reports: dict[str, Any], wall_s: float, size_bytes: int | None = Non
         good = sum(1 for check in checks if check["ok"])
         rows += [
             ("restored from", f"{verify['repository']}, verified at level {verify['level']}"),
-            ("RTO", f"{verify.get('rto_s', 0):.1f} s until the restored server answered"),
+            ("RTO", f"{verify.get('rto_s', 0):.1f} s until it was back"),
             ("checks", f"{good} of {len(checks)} good"),
             *((f"  {check['name']}", _line(check)) for check in checks),
             ("proof", verify["proof"]),

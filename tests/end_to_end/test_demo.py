@@ -157,8 +157,9 @@ class TestUpAndDown:
         process = demo(home, "up", MINGUS_DEMO_ONCE="1")
         output, _ = process.communicate(timeout=540)
         assert process.returncode == 0, output
-        assert output.count("PROVEN") == 2
+        assert output.count("PROVEN") == 5
         assert re.search(r"RESTORED from offsite: 50500 keys .* 50000 of them with their time to live", output)
+        assert re.search(r"RESTORED from offsite: 42 files and directories made again; all 282 files with their content", output)
         for said in ("RTO", "checks", "ratio", "login: admin / ", "escrow key of primary"):
             assert said in output
         assert "FAILED" not in output
