@@ -79,6 +79,7 @@ def write_settings(places: Places, ledger: Ledger, sessions: Sessions, papers: P
                 "ship_to": list(CHAIN[1:]),
                 "predicates": [{"name": name, "sql": " ".join(sql.split())} for name, sql in _PREDICATES.items()],
                 "measurements": [{"name": name, "sql": sql} for name, sql in _MEASUREMENTS.items()],
+                "wal": {"scheduled": False},
                 "verify": verify,
             },
             {

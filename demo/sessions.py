@@ -57,7 +57,8 @@ class Sessions:
         configuration.touch(mode=0o600)
         self._own(configuration)
         for attempt in (1, 2, 3):
-            self.port = free_ports(1)[0]
+            # Started again it is where the settings say, unless somebody else is there now.
+            self.port = self.port if attempt == 1 and self.port else free_ports(1)[0]
             # The password is not on the command line, where everybody on this machine could read it.
             lines = [f"port {self.port}", "bind 127.0.0.1", f'requirepass "{self.password}"', f'dir "{directory}"']
             lines += ['save ""', "appendonly no", "repl-diskless-sync-delay 0", "databases 4"]

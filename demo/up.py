@@ -163,9 +163,8 @@ def _lose_and_restore_papers(demo: _Demo) -> None:
     with console.phase("restore of what is lost, and of nothing else"):
         report = repositories.restore_papers(demo.here, demo.key)
     created = report["actions"].get("created", {}).get("count", 0)
-    console.say(
-        f"RESTORED from {report['repository']}: {created} files and directories made again; {compare_papers(before, papers.tree())}"
-    )
+    said = compare_papers(before, papers.tree())
+    console.say(f"RESTORED from {report['repository']}: {created} files and directories made again; {said}")
 
 
 def _stay(demo: _Demo, code: int) -> int:

@@ -159,7 +159,9 @@ class TestUpAndDown:
         assert process.returncode == 0, output
         assert output.count("PROVEN") == 5
         assert re.search(r"RESTORED from offsite: 50500 keys .* 50000 of them with their time to live", output)
-        assert re.search(r"RESTORED from offsite: 42 files and directories made again; all 282 files with their content", output)
+        assert re.search(
+            r"RESTORED from offsite: 42 files and directories made again; all 282 files with their content", output
+        )
         for said in ("RTO", "checks", "ratio", "login: admin / ", "escrow key of primary"):
             assert said in output
         assert "FAILED" not in output

@@ -4,6 +4,7 @@ import fcntl
 import os
 import random
 import shutil
+import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from mingus_engine.errors import NoSuchSnapshot, NotRestorable, SettingsError, TargetError, TargetNotEmpty
 from mingus_engine.jobs.files.restore import FilesRestoreReport, restore_files
 from mingus_engine.repository.reader import SnapshotReader
+from mingus_engine.sources.files import walk
 from tests.integration.test_files import a_bit_of_everything
 from tests.support.file_sets import SOURCE, FileSet, described
 
@@ -149,6 +151,43 @@ def test_what_the_rules_leave_out_is_not_removed(one: FileSet) -> None:
     assert (one.tree / "new" / "y.log").exists()
     assert not (one.tree / "new" / "y").exists()
     assert counts(report)["removed"] == 1
+
+
+def test_what_lies_on_another_mount_is_neither_backed_up_nor_removed(
+    one: FileSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.set(one_file_system=True)
+    write(one.tree / "file", "x")
+    write(one.tree / "mounted here" / "of the other disk", "x")
+    inside = os.fsencode(one.tree.resolve() / "mounted here")
+    with monkeypatch.context() as patch:
+        patch.setattr(walk, "mount_points", lambda: frozenset({inside}))
+        one.back_up()
+        (one.tree / "file").unlink()
+        write(one.tree / "theirs", "x")
+        assert counts(original(one, delta=True)) == {"created": 1, "removed": 1}
+    # Not mounted any more: what lies below is what the other disk hid.
+    report = original(one, delta=True)
+    assert report.kept == ""
+    assert (one.tree / "mounted here" / "of the other disk").read_text() == "x"
+    with one.reader() as reader:
+        paths = {path for table in reader.tables() for path in table.paths}
+    assert any(path.endswith(b"/mounted here") for path in paths)
+    assert not any(b"other disk" in path for path in paths)
+
+
+def test_a_bound_directory_is_a_mount_of_its_own(workspace: Path) -> None:
+    there, here = workspace / "there", workspace / "a set" / "bound\there"
+    write(there / "file", "x")
+    here.mkdir(parents=True)
+    script = 'mount --bind "$1" "$2" && cat /proc/self/mountinfo'
+    said = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", there, here], capture_output=True, check=False
+    )
+    if said.returncode:  # mounting is not allowed here: what the kernel would have said
+        shown = os.fsencode(here).replace(b"\\", rb"\134").replace(b" ", rb"\040").replace(b"\t", rb"\011")
+        said.stdout = b"36 35 98:0 /there " + shown + b" rw,noatime - ext4 /dev/root rw\n"
+    assert os.fsencode(here) in walk.mount_points_of(said.stdout)
 
 
 def test_a_flagged_snapshot_removes_nothing(one: FileSet) -> None:

@@ -7,6 +7,7 @@ an entry goes is settled by the walk (``assembling``).
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 import time
 from collections.abc import Callable, Mapping
@@ -106,7 +107,7 @@ class _FilesBackUp:
             job.run, self.storing, table, parent, findings=self.findings, counters=self.counters, follow=follow
         )
         self.assembler = Assembler(self.storing, self.counters)
-        walker = Walker(self._files, self.findings)
+        walker = self._walker = Walker(self._files, self.findings)
         self.walking = Walking(
             walker, parent, self.assembler, self.storing, self.contents,
             findings=self.findings, context=job.context, reread=self._reread,
@@ -159,6 +160,7 @@ class _FilesBackUp:
             "roots": [{"label": root.name, "path": root.path} for root in self._files.roots],
             "rules": {key: getattr(self._files, key) for key in ("one_file_system", "links", "file_max_bytes")}
             | {"include": list(self._files.include), "exclude": list(self._files.exclude)},
+            "mounts": [os.fsdecode(path) for path in self._walker.mounts],
             "owners": _names_of(self.assembler.owners),
             "files": {
                 "files": counters.files,

@@ -1,12 +1,14 @@
 """What a delta restore of a whole snapshot removes: what is below its roots and not in it.
 
 Not removed: what the set's rules leave out (the snapshot says nothing of it), sockets, what is on another file system
-than its root. Nothing at all is removed where the snapshot is no witness: it is flagged, it could not read something or
-left out what was too large, or its set follows links.
+than its root, and what lies where one was mounted and left out when the snapshot was taken. Nothing at all is removed
+where the snapshot is no witness: it is flagged, it could not read something or left out what was too large, or its set
+follows links.
 """
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -48,11 +50,12 @@ class Removing:
     def absent(self, below: bytes = b"") -> Iterator[tuple[bytes, bool]]:
         """Paths that are there and not in the snapshot, in path order, and whether each is a directory."""
         snapshot = (path for table in self._reader.tables() for path in table.paths)
+        unseen = tuple(os.fsencode(path) + b"/" for path in self._reader.body.facts.get("mounts", ()))
         known = next(snapshot, None)
         for found in self._walker().found():
             while known is not None and known < found.path:
                 known = next(snapshot, None)
-            if found.path == known or stat.S_ISSOCK(found.status.st_mode):
+            if found.path == known or stat.S_ISSOCK(found.status.st_mode) or found.path.startswith(unseen):
                 continue
             if not below or found.path.startswith(below + b"/"):
                 yield found.path, stat.S_ISDIR(found.status.st_mode)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mingus_engine.jobs.health.findings import CRITICAL, WARN, Finding
 from mingus_engine.jobs.health.gauges import Gauge
@@ -40,7 +40,7 @@ def gauges(source: SourceSettings, repository: str, copy: Copy, now: float) -> I
 
 
 def findings(settings: Settings, source: SourceSettings, repository: str, copy: Copy, now: float) -> Iterator[Finding]:
-    """What a person should know of it."""
+    """What a person should know of one source in one repository."""
     facts, where = copy.facts, (source.id, repository)
     if facts.window_end is None:
         yield Finding(
@@ -66,7 +66,19 @@ def findings(settings: Settings, source: SourceSettings, repository: str, copy: 
         "damaged", not facts.damaged, facts.damaged[0] if facts.damaged else "nothing that was read is damaged",
         *where, hint="do not delete anything; restore from another repository and verify this one",
     )  # fmt: skip
-    yield _proof(settings.health, source, facts, where, now)
+    yield _proof(settings, source, facts, where, now)
+
+
+def proven(settings: HealthSettings, source: SourceSettings, copies: Iterable[Copy], now: float) -> Finding:
+    """Whether any of the *copies* of a source was restored lately: the one that the last restore test chose."""
+    hint = f"`mingus verify {source.id}` makes a restore test"
+    ages = [age for copy in copies if (age := proof_age(copy.facts, now)) is not None]
+    if not ages:
+        return Finding("proof", False, "no restore test succeeded yet", source.id, severity=WARN, hint=hint)
+    return Finding(
+        "proof", min(ages) <= settings.proof_max_age_days * _DAY_S,
+        f"the newest good restore test is {min(ages) / _DAY_S:.1f} days old", source.id, severity=WARN, hint=hint,
+    )  # fmt: skip
 
 
 def level(facts: Facts) -> int:
@@ -80,19 +92,21 @@ def proof_age(facts: Facts, now: float) -> float | None:
     return max(0.0, now - max(times)) if times else None
 
 
-def _proof(
-    settings: HealthSettings, source: SourceSettings, facts: Facts, where: tuple[str, str], now: float
-) -> Finding:
+def _proof(settings: Settings, source: SourceSettings, facts: Facts, where: tuple[str, str], now: float) -> Finding:
     hint = f"`mingus verify {source.id} --repository {where[1]}` makes a restore test"
     if facts.proofs and not facts.proofs[-1][1]:
         return Finding(
             "proof", False, f"the newest verification, L{facts.proofs[-1][0]}, failed", *where, severity=CRITICAL,
             hint=f"a newer snapshot may be good: {hint}",
         )  # fmt: skip
+    # Restore tests take the repositories of the chain in turn.
+    allowed = settings.health.proof_max_age_days * _DAY_S * len(settings.chain(source.id))
     age = proof_age(facts, now)
     if age is None:
-        return Finding("proof", False, "no restore test succeeded here yet", *where, severity=WARN, hint=hint)
+        waited = max(0.0, now - (now if facts.window_start is None else facts.window_start))
+        detail = f"no restore test succeeded here yet; there is something to restore for {waited / _DAY_S:.1f} days"
+        return Finding("proof", waited <= allowed, detail, *where, severity=WARN, hint=hint)
     return Finding(
-        "proof", age <= settings.proof_max_age_days * _DAY_S,
+        "proof", age <= allowed,
         f"the newest good restore test is {age / _DAY_S:.1f} days old", *where, severity=WARN, hint=hint,
     )  # fmt: skip

@@ -113,8 +113,9 @@ class _Probe:
             self._context.progress("probe", 0, 0, "sources")
             seen = self._sources()
             self._context.progress("probe", 0, 0, "copies")
-            held = self._copies(now().timestamp())
-            self._together(seen, held)
+            at = now().timestamp()
+            held = self._copies(at)
+            self._together(seen, held, at)
             if self._hanging:
                 # A thread is still at work in one of them: its store is closed with the process.
                 stack.pop_all()
@@ -203,7 +204,7 @@ class _Probe:
         cache = self._settings.state_path / "cache" / "health"
         return stored.look(self._open[name], source_id, kind, cache)
 
-    def _together(self, seen: Mapping[str, Seen], held: Mapping[tuple[str, str], Copy]) -> None:
+    def _together(self, seen: Mapping[str, Seen], held: Mapping[tuple[str, str], Copy], now: float) -> None:
         """What takes both a look at the source and at its copies."""
         for source in self._chosen:
             one, chain = seen[source.id], self._chains[source.id]
@@ -213,6 +214,8 @@ class _Probe:
             objective = self._settings.recovery_point_objective_s(source)
             self.gauges.append(Gauge("recovery_point_target_seconds", objective, labels))
             mine = {name: held[name, source.id] for name in chain if (name, source.id) in held}
+            if mine:
+                self.findings.append(copies.proven(self._settings.health, source, mine.values(), now))
             if one.flush is not None and mine and source.wal.scheduled:
                 system_id, timeline, flush = one.flush
                 end = max(copy.archived_to(system_id, timeline) for copy in mine.values())

@@ -7,8 +7,10 @@ with a ``/`` for what is below it, and these are sorted together with the names 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pathspec
@@ -16,6 +18,9 @@ import pathspec
 from mingus_engine.errors import SourceDenied, SourceError
 from mingus_engine.settings import FileSetSettings
 from mingus_engine.sources.files.findings import Findings, shown
+
+# In mountinfo, of blanks, line ends and backslashes.
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class Found(NamedTuple):
@@ -26,10 +31,27 @@ class Found(NamedTuple):
     status: os.stat_result
 
 
+def mount_points() -> frozenset[bytes]:
+    """Where something is mounted now, also of a file system that is already mounted elsewhere (``mount --bind``), which
+    has the device number of what it lies in; none where the kernel does not say (proc(5), ``/proc/pid/mountinfo``).
+    """
+    try:
+        return mount_points_of(Path("/proc/self/mountinfo").read_bytes())
+    except OSError:
+        return frozenset()
+
+
+def mount_points_of(mountinfo: bytes) -> frozenset[bytes]:
+    """The fifth column of every line."""
+    columns = (line.split(b" ")[4] for line in mountinfo.splitlines())
+    return frozenset(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), column) for column in columns)
+
+
 class Walker:
     """One walk through a set. Not thread-safe.
 
     :param findings: told what cannot be listed and what is left out for another reason than the rules.
+    :ivar mounts: directories below the roots that were not gone into, for something is mounted there.
     """
 
     def __init__(self, files: FileSetSettings, findings: Findings) -> None:
@@ -38,6 +60,8 @@ class Walker:
         self._include = pathspec.GitIgnoreSpec.from_lines(files.include) if files.include else None
         self._stat = os.stat if files.links == "follow" else os.lstat
         self._ways: set[tuple[int, int]] = set()
+        self._mounted = mount_points() if files.one_file_system else frozenset()
+        self.mounts: list[bytes] = []
         self.roots = {os.fsencode(root.name): os.fsencode(root.path.rstrip("/") or "/") for root in files.roots}
 
     def found(self) -> Iterator[Found]:
@@ -65,7 +89,7 @@ class Walker:
             yield Found(label, real, status)
 
     def _below(self, label: bytes, root: bytes, status: os.stat_result) -> Iterator[Found]:
-        device = status.st_dev
+        device, physical = status.st_dev, os.path.realpath(root).rstrip(b"/")
         # One level each: names still to come (last first), the directory's own way, its path and where it is.
         levels = [(self._names(label + b"/", root, b""), (status.st_dev, status.st_ino), label + b"/", root, b"")]
         self._ways.add(levels[0][1])
@@ -92,7 +116,11 @@ class Walker:
                     yield Found(path + name, where, status)
                 continue
             way = (status.st_dev, status.st_ino)
-            if not stat.S_ISDIR(status.st_mode) or (self._files.one_file_system and status.st_dev != device):
+            if not stat.S_ISDIR(status.st_mode):
+                continue
+            mounted = status.st_dev != device or physical + b"/" + inside + name.rstrip(b"/") in self._mounted
+            if self._files.one_file_system and mounted:
+                self.mounts.append(path + name.rstrip(b"/"))
                 continue
             if way in self._ways:
                 self._findings.note("loop", path + name)
